@@ -1,0 +1,16 @@
+"""ggn_core: Gram-Gauss-Newton steps for PyTorch, exact, without forming the Jacobian."""
+
+from .errors import GGNError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
+from .gram import gram
+from .optimizer import GGN, StepInfo
+
+__all__ = [
+    "GGN",
+    "GGNError",
+    "NonFiniteError",
+    "ResidualsError",
+    "SettingError",
+    "StepInfo",
+    "UnsupportedError",
+    "gram",
+]

@@ -1,0 +1,140 @@
+"""Reads from the autograd graph of the residuals how every parameter was used.
+
+The graph is the complete record of what the forward pass computed: each use of a parameter is an edge
+that ends in the parameter's ``AccumulateGrad`` node. Walking it, instead of hooking modules, sees
+weights that are tied, used twice, or used outside the module that owns them, and cannot miss one.
+A use that a rule recognises carries all that its Jacobian needs (the layer's input is saved in the
+node); a parameter with any other use is left to the generic rule. Nothing is approximated.
+
+Source for the node attributes: https://docs.pytorch.org/docs/stable/notes/autograd.html#saved-tensors
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from .errors import UnsupportedError
+from .rules import RECOGNISERS, Use, is_leaf
+
+__all__ = ["Trace", "named_trainable", "trace"]
+
+
+def _reentrant_checkpoint(node: Node) -> str | None:
+    return (
+        "reentrant activation checkpointing hides the parameters it uses from the autograd graph; "
+        "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
+    )
+
+
+def _batch_norm(node: Node) -> str | None:
+    # Instance normalization runs the same kernel on a batch of one, (1, n·c, ...), and mixes no samples.
+    if node._saved_training and node._saved_input.shape[0] > 1:  # type: ignore[attr-defined]
+        return (
+            "batch normalization in training mode mixes the samples of a batch, so a residual of one sample does not "
+            "exist; call model.eval(), or normalize by GroupNorm or LayerNorm"
+        )
+    return None
+
+
+# Nodes that may stand for something without an exact treatment -> the reason and the way out, or None.
+REFUSALS: dict[str, Callable[[Node], str | None]] = {
+    "CheckpointFunctionBackward": _reentrant_checkpoint,
+    "NativeBatchNormBackward0": _batch_norm,
+    "CudnnBatchNormBackward0": _batch_norm,
+    "MiopenBatchNormBackward0": _batch_norm,
+}
+
+
+@dataclass(eq=False)
+class Trace:
+    """How the parameters enter the residuals.
+
+    Attributes:
+        uses: The recognised uses, in the order of the walk.
+        generic: Parameters with at least one use that no rule recognises (none of their uses is in ``uses``).
+        signature: The nodes met, in order, with the shapes of the recognised uses. Equal signatures mean the
+            same operations on the same shapes.
+    """
+
+    uses: list[Use] = field(default_factory=list)
+    generic: list[Tensor] = field(default_factory=list)
+    signature: tuple[object, ...] = ()
+
+
+def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
+    """Walks the autograd graph of ``residuals`` and collects the uses of ``parameters``.
+
+    Args:
+        residuals: Any tensor with a ``grad_fn``.
+        parameters: The parameters of interest, each with its name for error messages. Other leaves are ignored.
+
+    Raises:
+        UnsupportedError: A parameter does not appear in the graph, or a node may hide uses of parameters.
+    """
+    uses: list[Use] = []
+    signature: list[object] = []
+    generic: dict[Tensor, None] = {}
+    seen_parameters: set[Tensor] = set()
+    root = residuals.grad_fn
+    assert root is not None
+    stack: list[Node] = [root]
+    visited: set[Node] = {root}
+    while stack:
+        node = stack.pop()
+        name = node.name()
+        signature.append(name)
+        if name in REFUSALS and (reason := REFUSALS[name](node)) is not None:
+            raise UnsupportedError(f"{name} in the graph of the residuals: {reason}")
+        edges = node.next_functions
+        handled: tuple[int, ...] = ()
+        recognise = RECOGNISERS.get(name)
+        use = recognise(node, edges, parameters) if recognise is not None else None
+        if use is not None:
+            uses.append(use)
+            signature.append(use.signature)
+            seen_parameters.update(use.parameters)
+            handled = use.handled
+        for position, (child, _) in enumerate(edges):
+            if child is None or position in handled:
+                continue
+            if is_leaf(child):
+                variable: Tensor = child.variable  # type: ignore[attr-defined]
+                if variable in parameters:
+                    seen_parameters.add(variable)
+                    generic[variable] = None
+            elif child not in visited:
+                visited.add(child)
+                stack.append(child)
+
+    unseen = [name for parameter, name in parameters.items() if parameter not in seen_parameters]
+    if unseen:
+        raise UnsupportedError(
+            f"the residuals do not depend on the trainable parameter{'s' if len(unseen) > 1 else ''} "
+            f"{_listed(unseen)}: unused in this forward pass, or hidden by a custom autograd.Function; "
+            "freeze what is unused with requires_grad_(False)"
+        )
+    if generic:
+        uses = _drop(uses, generic)
+    return Trace(uses, list(generic), tuple(signature))
+
+
+def _drop(uses: list[Use], generic: dict[Tensor, None]) -> list[Use]:
+    """Takes the generic parameters out of the uses: all uses of a parameter go the same way.
+
+    A parameter's Jacobian is the sum over its uses, so structured and generic parts cannot be mixed.
+    """
+    kept = (use.without(generic) for use in uses)
+    return [use for use in kept if use.parameters]
+
+
+def _listed(names: Iterable[str], limit: int = 5) -> str:
+    names = [f"'{name}'" for name in names]
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def named_trainable(module: nn.Module) -> dict[Tensor, str]:
+    """The trainable parameters of ``module``, each once, with the first name it goes by."""
+    return {p: name for name, p in module.named_parameters() if p.requires_grad}

@@ -1,0 +1,37 @@
+"""The Gram matrix of a model on a batch, also known as the empirical neural tangent kernel."""
+
+import torch
+from torch import Tensor, nn
+
+from .capture import named_trainable
+from .errors import ResidualsError
+from .jacobian import Linearizer
+
+__all__ = ["gram"]
+
+
+def gram(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Computes G = J Jᵀ exactly, where J is the Jacobian of the model's outputs with respect to its trainable parameters.
+
+    J itself is never formed for the layers that a structured rule serves. Everything else goes through a generic rule,
+    slower and exact.
+
+    Args:
+        model: Any module that returns a tensor of shape (n, ...): n samples.
+        inputs: What the model takes.
+
+    Returns:
+        Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the output's dtype.
+
+    Raises:
+        ResidualsError: The output is no floating-point tensor, is empty, or does not depend on the parameters.
+        NonFiniteError: The output holds NaN or infinity.
+        UnsupportedError: A trainable parameter does not act on the output, or acts out of sight of autograd.
+    """
+    parameters = named_trainable(model)
+    if not parameters:
+        raise ResidualsError(f"{type(model).__name__} has no trainable parameters, so no Gram matrix")
+    with torch.enable_grad():
+        outputs = model(inputs)
+    with torch.no_grad():
+        return Linearizer()(outputs, parameters).gram()

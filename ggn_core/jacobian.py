@@ -1,0 +1,136 @@
+"""The Jacobian of a batch of residuals, as blocks that know their Gram matrix and their transpose: it is never formed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .capture import Trace, trace
+from .errors import NonFiniteError, ResidualsError
+from .layout import Certificate, certify
+from .pullback import pull_back
+from .rules import Block, Layout, Rows, Use, linear
+from .rules.generic import dense_block
+
+__all__ = ["Jacobian", "Linearizer", "as_rows"]
+
+
+class Jacobian:
+    """J of shape (n·o, P) for n samples with o residuals each.
+
+    Outside, rows run as ``residuals.reshape(-1)``: sample by sample. The blocks run output by output, the order in
+    which backward passes deliver cotangents.
+    """
+
+    def __init__(self, blocks: Sequence[Block], rows: Rows, like: Tensor):
+        self.blocks = blocks
+        self.rows = rows
+        self.like = like
+
+    def gram(self) -> Tensor:
+        """J Jᵀ, of shape (n·o, n·o)."""
+        o, n = self.rows.outputs, self.rows.samples
+        gram = torch.zeros(o, n, o, n, dtype=self.like.dtype, device=self.like.device)
+        for block in self.blocks:
+            block.add_gram_(gram)
+        return gram.permute(1, 0, 3, 2).reshape(n * o, n * o)
+
+    def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
+        """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
+        weights = self._output_major(v)
+        return {p: part for block in self.blocks for p, part in block.transposed(weights)}
+
+    def add_transposed_(self, v: Tensor, alpha: float) -> None:
+        """Adds ``alpha`` Jᵀ v to the parameters in place."""
+        weights = self._output_major(v)
+        for block in self.blocks:
+            block.add_transposed_(weights, alpha)
+
+    def _output_major(self, v: Tensor) -> Tensor:
+        return v.view(self.rows.samples, self.rows.outputs).T.contiguous()  # (n·o,) -> (o, n)
+
+
+class Linearizer:
+    """Makes the Jacobian of each step's residuals, remembering what it has certified about a graph.
+
+    The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is tested anew.
+    """
+
+    def __init__(self) -> None:
+        self._certificates: dict[object, Certificate] = {}
+
+    def __call__(self, residuals: Tensor, parameters: dict[Tensor, str]) -> Jacobian:
+        """The Jacobian of ``residuals``, whose leading dimension counts samples.
+
+        Args:
+            residuals: (n, ...) or a scalar, finite, with a graph.
+            parameters: The parameters and their names.
+
+        Raises:
+            ResidualsError: The residuals are empty or carry no graph.
+            NonFiniteError: The residuals hold NaN or infinity.
+            UnsupportedError: The graph holds something that has no exact treatment.
+        """
+        rows = as_rows(residuals)
+        traced = trace(residuals, parameters)
+        uses, layouts, dense = self._split(residuals, traced, rows)
+        blocks: list[Block] = []
+        if dense:
+            blocks.append(dense_block(residuals, dense, rows))
+        if uses:
+            cotangents = self._cotangents(residuals, uses, rows)
+            blocks += linear.blocks(list(zip(uses, cotangents, layouts, strict=True)), rows)
+        return Jacobian(blocks, rows, residuals.detach())
+
+    def _split(self, residuals: Tensor, traced: Trace, rows: Rows) -> tuple[list[Use], list[Layout], list[Tensor]]:
+        """The uses whose rows belong to one sample each, their layouts, and the parameters of all other uses."""
+        key = (residuals.shape, traced.signature)
+        certificate = self._certificates.get(key)
+        if certificate is None:
+            certificate = certify(residuals, traced.uses, rows)
+            if certificate.lasting:
+                self._certificates[key] = certificate
+        mixed = {
+            p: None
+            for use, layout in zip(traced.uses, certificate.layouts, strict=True)
+            if layout is None
+            for p in use.parameters
+        }
+        uses, layouts = [], []
+        for use, layout in zip(traced.uses, certificate.layouts, strict=True):
+            kept = use.without(mixed) if mixed else use
+            if layout is not None and kept.parameters:
+                uses.append(kept)
+                layouts.append(layout)
+        return uses, layouts, [*traced.generic, *mixed]
+
+    @staticmethod
+    def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Tensor]:
+        """∂(Σ_i residual_ik)/∂z for every output k: rows of different samples do not meet, so one pass serves all i.
+
+        Returns:
+            For each use, (o, R, p).
+        """
+        n, o = rows.samples, rows.outputs
+        # (o, n, o): cotangent k picks output k of every sample
+        basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
+        gradients = pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape))
+        return [g.reshape(o, use.rows, -1) for g, use in zip(gradients, uses, strict=True)]
+
+
+def as_rows(residuals: Tensor) -> Rows:
+    """Checks the residuals and reads their shape: (n, ...) has n samples, a scalar has one."""
+    if not isinstance(residuals, Tensor):
+        raise ResidualsError(f"the residuals must be a tensor, not {type(residuals).__name__}")
+    if not residuals.is_floating_point():
+        raise ResidualsError(f"the residuals must be real floating point, not {residuals.dtype}")
+    if residuals.grad_fn is None:
+        raise ResidualsError(
+            "the residuals carry no autograd graph: compute them from the model with gradients enabled, without detach()"
+        )
+    if residuals.numel() == 0:
+        raise ResidualsError(f"the residuals are empty, shape {tuple(residuals.shape)}: an empty batch has no step")
+    if not bool(torch.isfinite(residuals).all()):
+        raise NonFiniteError(f"the residuals hold NaN or infinity, shape {tuple(residuals.shape)}")
+    samples = residuals.shape[0] if residuals.dim() else 1
+    return Rows(samples, residuals.numel() // samples)

@@ -1,0 +1,77 @@
+"""Finds out which sample each row of a layer's output belongs to, and that it belongs to one sample only.
+
+The structured rules need both facts, and neither can be read off the shapes: a sequence may run (n, T) or (T, n), a
+layer may mix samples. So they are tested: scale the cotangent of sample i by a power of two c_i; the cotangents of a
+row that serves sample i alone are then multiplied by exactly c_i, whatever the layers between do.
+A pass costs two backward passes; its certificate holds for every later step with the same graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .rules import Layout, Rows, Use
+
+__all__ = ["Certificate", "certify"]
+
+# Scaling by powers of two commutes with rounding, so an independent row matches to the last bit on a CPU. The
+# tolerance, in units of the machine epsilon, leaves room for sums that run in another order (CUDA's atomics).
+TOLERANCE_IN_EPS = 64
+SCALES = 8  # c_i is one of 2⁰ … 2⁷
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the test found.
+
+    Attributes:
+        layouts: For each use its layout, or None where rows mix samples or run in no known order.
+        lasting: Whether the test saw enough (a nonzero cotangent for every sample, one layout that fits) to hold for
+            later steps. Rows whose cotangents all vanish fit any layout, and contribute nothing to this step.
+    """
+
+    layouts: tuple[Layout | None, ...]
+    lasting: bool
+
+
+def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
+    """Tests every use; the graph of ``residuals`` is kept."""
+    if rows.samples == 1:
+        return Certificate(tuple(Layout(1, use.rows, True) for use in uses), True)
+    # A generator of its own: the user's random numbers stay as they were.
+    generator = torch.Generator().manual_seed(0)
+    scales = 2.0 ** (torch.arange(rows.samples) % SCALES)[torch.randperm(rows.samples, generator=generator)]
+    scales = scales.to(residuals)
+    base = torch.randn(rows.samples, rows.outputs, generator=generator).to(residuals)
+
+    edges = [use.edge for use in uses]
+    plain = torch.autograd.grad(residuals, edges, base.view_as(residuals), retain_graph=True)
+    scaled_base = (base * scales.unsqueeze(1)).view_as(residuals)
+    scaled = torch.autograd.grad(residuals, edges, scaled_base, retain_graph=True)
+
+    found = [_fit(use.rows, g, h, scales, rows) for use, g, h in zip(uses, plain, scaled, strict=True)]
+    return Certificate(tuple(layout for layout, _ in found), all(certain for _, certain in found))
+
+
+def _fit(total: int, plain: Tensor, scaled: Tensor, scales: Tensor, rows: Rows) -> tuple[Layout | None, bool]:
+    """The layout that explains how a use's cotangents changed, and whether it is the only one that could."""
+    if total % rows.samples:
+        return None, True
+    positions = total // rows.samples
+    plain, scaled = plain.reshape(total, -1), scaled.reshape(total, -1)
+    size = plain.abs().amax(1)  # (R,)
+    fitting = []
+    for sample_major in (True, False) if positions > 1 else (True,):
+        layout = Layout(rows.samples, positions, sample_major)
+        expected = layout.label(scales).unsqueeze(1)  # (R, 1)
+        error = (scaled - expected * plain).abs().amax(1)
+        bound = TOLERANCE_IN_EPS * torch.finfo(plain.dtype).eps * expected.squeeze(1) * size
+        if bool((error <= bound).all()):
+            fitting.append(layout)
+    if not fitting:
+        return None, True
+    layout = fitting[0]
+    every_sample_seen = bool((layout.split(size.unsqueeze(1)).amax(1) > 0).all())
+    return layout, every_sample_seen and len(fitting) == 1

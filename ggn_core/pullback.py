@@ -1,0 +1,39 @@
+"""Many cotangents through one autograd graph in a single, vectorised backward pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+__all__ = ["pull_back"]
+
+
+def pull_back(residuals: Tensor, inputs: Sequence[Tensor | GradientEdge], cotangents: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of ``residuals`` with respect to ``inputs``, for each of several cotangents; the graph is kept.
+
+    Only what lies between the inputs and the residuals is computed: with the outputs of layers as inputs, no weight
+    gradient is.
+
+    Args:
+        residuals: Any shape.
+        inputs: Tensors, or edges of the graph, that the residuals depend on.
+        cotangents: (k, *residuals.shape).
+
+    Returns:
+        For each input, its gradients of shape (k, *input.shape).
+    """
+    wanted = list(inputs)
+
+    def backward(cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(residuals, wanted, cotangent, retain_graph=True)
+
+    if cotangents.shape[0] == 1:
+        return tuple(g.unsqueeze(0) for g in backward(cotangents[0]))
+    try:
+        return torch.func.vmap(backward)(cotangents)
+    except RuntimeError:
+        # Some backward functions (custom ones, compiled ones, a few of torch's own) cannot be vectorised. One pass a
+        # cotangent gives the same result; an error with another cause comes up again here.
+        passes = [backward(cotangent) for cotangent in cotangents]
+        return tuple(torch.stack(parts) for parts in zip(*passes, strict=True))

@@ -1,0 +1,81 @@
+"""The damped solve (G + damping·I) v = r in float64, with fallbacks that never let a NaN through.
+
+n·o is small next to the parameters, so double precision costs little; the Gram's condition number is that of the
+Jacobian squared, so it is needed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import NonFiniteError
+
+__all__ = ["Solution", "solve_damped"]
+
+JITTERS = (1.0, 100.0)  # in units of the Gram's own rounding error
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solution and how it was found.
+
+    Attributes:
+        v: Shape (N,), float64.
+        solver: "cholesky", "cholesky+jitter" or "pseudo-inverse".
+        damping: What was really added to the diagonal.
+    """
+
+    v: Tensor
+    solver: str
+    damping: float
+
+
+def solve_damped(gram: Tensor, residuals: Tensor, damping: float) -> Solution:
+    """Solves (G + damping·I) v = r.
+
+    A Cholesky factorisation is trusted if it exists and the matrix is not singular to the precision in which G was
+    computed. Otherwise a jitter as small as that precision is added if there is damping to begin with; an undamped
+    singular system gets the minimum-norm least-squares solution, the limit of damping → 0.
+
+    Args:
+        gram: (N, N), symmetric positive semi-definite up to rounding, any floating dtype.
+        residuals: (N,).
+        damping: ≥ 0.
+
+    Raises:
+        NonFiniteError: The Gram matrix holds NaN or infinity.
+    """
+    size = gram.shape[0]
+    matrix = gram.double()
+    rhs = residuals.double()
+    scale = float(matrix.diagonal().amax())
+    if not scale < float("inf"):  # a NaN or infinite cotangent always reaches the diagonal
+        raise NonFiniteError("the Gram matrix holds NaN or infinity: the cotangents overflowed")
+    noise = size * torch.finfo(gram.dtype).eps * scale
+
+    for jitter in (0.0, *(factor * noise for factor in JITTERS)) if damping > 0 else (0.0,):
+        v = _cholesky(matrix, rhs, damping + jitter, noise)
+        if v is not None:
+            return Solution(v, "cholesky+jitter" if jitter else "cholesky", damping + jitter)
+    return Solution(_pseudo_inverse(matrix, rhs, damping, noise), "pseudo-inverse", damping)
+
+
+def _cholesky(matrix: Tensor, rhs: Tensor, damping: float, noise: float) -> Tensor | None:
+    """The solution, or None if the matrix is not positive definite beyond its own rounding error."""
+    damped = matrix.clone()
+    damped.diagonal().add_(damping)
+    factor, info = torch.linalg.cholesky_ex(damped)
+    if int(info) != 0:
+        return None
+    if damping < noise and float(factor.diagonal().amin()) ** 2 < noise:
+        return None
+    return torch.cholesky_solve(rhs.unsqueeze(1), factor).squeeze(1)
+
+
+def _pseudo_inverse(matrix: Tensor, rhs: Tensor, damping: float, noise: float) -> Tensor:
+    """The minimum-norm solution: eigenvalues within rounding error of zero count as zero."""
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    kept = eigenvalues > noise
+    inverse = torch.where(kept, 1 / (torch.where(kept, eigenvalues, 1) + damping), 0)
+    return vectors @ (inverse * (vectors.T @ rhs))
