@@ -1,0 +1,121 @@
+"""Figures of a sweep. Lines are medians over seeds, bands run from the lowest seed to the highest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: works without a display
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import seaborn as sns  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from ..suite import Suite  # noqa: E402
+from ..sweep import Contender  # noqa: E402
+from .summary import cell_label, varying  # noqa: E402
+
+__all__ = ["curve_figures"]
+
+NAMES = {"ggn": "GGN", "sgd": "SGD", "adam": "Adam"}
+DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1)]  # told apart in print without colour
+
+AXES = {"epoch": "epochs", "seconds": "seconds of training"}
+LOSS = "training loss (MSE, standardised)"
+
+
+def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -> dict[str, Path]:
+    """Draws training loss and test error against epochs and seconds, one panel a cell; SVG and PNG files.
+
+    Returns:
+        Caption → the SVG file. Empty if nothing has been evaluated.
+    """
+    frame = _frame(suite, contenders)
+    if frame.empty:
+        return {}
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", font_scale=1.1)
+    unit = next((r.data.unit for c in contenders for r in c.evaluations if r.data is not None), "")
+    error = f"test RMSE ({unit})" if unit else "test RMSE"
+    drawn = {}
+    for quantity, label in (("train_loss", LOSS), ("test_rmse", error)):
+        for axis, axis_label in AXES.items():
+            figure = _panels(frame, axis, axis_label, quantity, label, suite.target)
+            stem = folder / f"{quantity}_by_{axis}"
+            figure.savefig(stem.with_suffix(".svg"))
+            figure.savefig(stem.with_suffix(".png"), dpi=150)
+            drawn[f"{label[0].upper()}{label[1:]} against {axis_label}"] = stem.with_suffix(".svg")
+            plt.close(figure)
+    return drawn
+
+
+def _frame(suite: Suite, contenders: Sequence[Contender]) -> pd.DataFrame:
+    """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis."""
+    names = varying(suite)
+    records = []
+    for contender in contenders:
+        curves = [result.curve for result in contender.evaluations if result.curve.epoch]
+        if not curves:
+            continue
+        longest = max(len(curve.epoch) for curve in curves)
+        seconds = [
+            float(np.median([curve.seconds[i] for curve in curves if i < len(curve.seconds)])) for i in range(longest)
+        ]
+        for seed, curve in enumerate(curves):
+            for i, epoch in enumerate(curve.epoch):
+                records.append(
+                    {
+                        "cell": cell_label(contender.cell, names),
+                        "method": NAMES.get(contender.method, contender.method),
+                        "seed": seed,
+                        "epoch": epoch,
+                        "seconds": seconds[i],
+                        "train_loss": curve.train_loss[i],
+                        "test_rmse": curve.test_rmse[i],
+                    }
+                )
+    return pd.DataFrame.from_records(records)
+
+
+def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, label: str, target: float) -> Figure:
+    cells = frame["cell"].nunique()
+    methods = list(frame["method"].unique())
+    grid = sns.relplot(
+        data=frame,
+        x=axis,
+        y=quantity,
+        hue="method",
+        style="method",
+        dashes=DASHES[: len(methods)],
+        hue_order=methods,
+        style_order=methods,
+        col="cell",
+        col_wrap=min(cells, 2),
+        kind="line",
+        estimator="median",
+        errorbar=("pi", 100),
+        height=3.0,
+        aspect=1.35,
+        facet_kws={"sharex": axis == "epoch", "sharey": True},
+    )
+    grid.set_axis_labels(axis_label, label)
+    grid.set_titles("{col_name}")
+    for panel in grid.axes.flat:
+        _dress(panel, quantity, target)
+    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.45, 1.06 if cells > 2 else 1.1), ncol=len(methods), title=None)
+    figure: Figure = grid.figure
+    return figure
+
+
+def _dress(panel: Axes, quantity: str, target: float) -> None:
+    panel.set_yscale("log")
+    panel.set_xlim(left=0)
+    if quantity == "train_loss":
+        panel.axhline(target, color="0.3", linewidth=0.8, linestyle=":", label="_target")
+        panel.annotate(
+            "target", (1, target), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
+            ha="right", va="bottom", fontsize="small", color="0.3",
+        )  # fmt: skip
+

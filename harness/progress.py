@@ -1,0 +1,83 @@
+"""Shows how a run is getting on: a bar with the time left on a terminal, a line a trial elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .trial import Outcome, TrainingTrial, TrialResult
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Reports on one suite's trials.
+
+    Args:
+        total: How many trials the suite stands for.
+        console: Where to write.
+        quiet: Say nothing but warnings.
+    """
+
+    def __init__(self, total: int, console: Console, quiet: bool = False):
+        self.total = total
+        self.console = console
+        self.counts = {outcome: 0 for outcome in Outcome}
+        self.reused = 0
+        self._done = 0
+        self._plain = not quiet and not console.is_terminal
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or self._plain,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, trial: TrainingTrial, role: str) -> None:
+        self._bar.update(self._task, description=f"{role}: {describe(trial)}")
+
+    def end(self, trial: TrainingTrial, role: str, result: TrialResult, reused: bool) -> None:
+        self._done += 1
+        self.reused += reused
+        self.counts[result.outcome] += 1
+        self._bar.update(self._task, advance=1)
+        trouble = result.outcome is not Outcome.COMPLETED and not reused
+        if trouble and result.outcome is not Outcome.DIVERGED:
+            self.warn(f"{describe(trial)}: {result.outcome}: {result.reason.splitlines()[-1] if result.reason else ''}")
+        if self._plain and not reused and (time.monotonic() - self._last_line > 1 or self._done == self.total):
+            self._last_line = time.monotonic()
+            line = f"[{self._done}/{self.total}] {role}: {describe(trial)}: {result.outcome}, {result.wall_seconds:.1f} s"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def describe(trial: TrainingTrial) -> str:
+    """A trial in a few words."""
+    settings = trial.method.model_dump(exclude={"name"}, exclude_defaults=True)
+    listed = "".join(f" {key}={value:g}" for key, value in settings.items())
+    problem = trial.problem
+    place = "" if trial.device == "cpu" else f", {trial.device}"
+    return (
+        f"{trial.method.name}{listed} on {problem.name}, width {problem.width}, "
+        f"batch {trial.batch_size}{place}, seed {trial.seed}"
+    )

@@ -1,0 +1,85 @@
+"""Results on disk: one file a trial, complete or absent.
+
+The files live under ``.ggn/trials/`` of the working folder, named by the trial's identity. A trial is finished when its
+file exists; writing is atomic, so an interruption leaves either a whole result or none. They are the safety copy that
+lets results wait for a tracking server, and the cache from which a second run skips what is done.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .errors import UserError
+from .trial import TrialResult
+
+__all__ = ["Store", "write_atomically"]
+
+
+class Store:
+    """The results below one working folder.
+
+    Args:
+        folder: The working folder; ``.ggn`` is made inside it.
+    """
+
+    def __init__(self, folder: Path):
+        self.root = folder / ".ggn"
+        self.trials = self.root / "trials"
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.trials}: cannot be made: {error.strerror}; run from a folder you can write to") from None
+
+    def path(self, trial_id: str) -> Path:
+        return self.trials / f"{trial_id}.json"
+
+    def load(self, trial_id: str) -> TrialResult | None:
+        """The stored result, or None if there is none that can be read: what is damaged counts as not run."""
+        try:
+            return TrialResult.model_validate_json(self.path(trial_id).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def save(self, result: TrialResult) -> None:
+        write_atomically(self.path(result.trial.id), result.model_dump_json())
+
+    @contextlib.contextmanager
+    def lock(self, suite: str) -> Iterator[None]:
+        """Keeps a second run of the same suite out of this folder; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        path = self.root / f"{suite}.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise UserError(
+                    f"suite '{suite}' is already being run in {self.root.parent} (process {file.read().strip()}); "
+                    "wait for it, or run from another folder"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new one whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

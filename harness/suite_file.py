@@ -1,0 +1,167 @@
+"""Reads suite files.
+
+In a suite file a list is an axis, wherever it stands: ``width: [64, 256]`` stands for two problems, ``lr: [0.1, 1]`` for
+two methods. Reading a file replaces such lists by their combinations; the rest is checked by the models of suite.py.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .errors import UserError, unknown
+from .methods import METHODS
+from .problems import PROBLEMS
+from .suite import Limits, Suite, Tuning
+from .trial import Budget
+
+__all__ = ["load_suite", "shipped_suites"]
+
+SUITES = Path(__file__).resolve().parent.parent / "suites"
+
+
+def shipped_suites() -> dict[str, Path]:
+    """The suites that come with the project, by name."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+
+
+def load_suite(name: str, default_threads: int) -> Suite:
+    """Reads a shipped suite by name, or a suite file by path.
+
+    Args:
+        name: "quickstart", or "my/suite.yaml".
+        default_threads: For a suite that does not say.
+
+    Raises:
+        UserError: No such suite, or something in it is not allowed; the message names file, key and allowed values.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else shipped_suites().get(name)
+    if path is None:
+        raise UserError(unknown("suite", name, shipped_suites()) + "; or the path of a .yaml file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a suite is a mapping of keys to values, this is {_kind(raw)}")
+    try:
+        return Suite.model_validate(_expanded(raw, path, default_threads))
+    except ValidationError as error:
+        raise UserError("\n".join(_messages(error, path))) from None
+
+
+def _expanded(raw: Mapping[str, Any], path: Path, default_threads: int) -> dict[str, Any]:
+    """Turns the lists of the file into tuples of single values, one entry a combination."""
+    expanded = dict(raw)
+    expanded.setdefault("threads", default_threads)
+    for key in ("batch_size", "device", "dtype", "threads"):
+        if key in expanded:
+            expanded[key] = _axis(expanded[key], key, path)
+    if "problem" in raw:
+        expanded["problem"] = tuple(
+            combination
+            for entry in _axis(raw["problem"], "problem", path)
+            for combination in _combinations(_named(entry, "problem", path), PROBLEMS, "problem", path)
+        )
+    if "methods" in raw:
+        expanded["methods"] = tuple(
+            combination
+            for entry in _method_entries(raw["methods"], path)
+            for combination in _combinations(entry, METHODS, "method", path)
+        )
+    return expanded
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _axis(value: Any, key: str, path: Path) -> tuple[Any, ...]:
+    values = _as_tuple(value)
+    if not values:
+        raise UserError(f"{path}: {key}: an empty list leaves nothing to run")
+    return values
+
+
+def _named(entry: Any, key: str, path: Path) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"name": entry}
+    if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+        return entry
+    raise UserError(f"{path}: {key}: give a name, or a mapping with 'name' and options; found {_kind(entry)}")
+
+
+def _method_entries(value: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """``[ggn, adam]``, ``{ggn: {lr: 1}}`` and ``[{name: ggn, lr: 1}]`` all say the same kind of thing."""
+    if isinstance(value, dict):
+        for name, settings in value.items():
+            if not isinstance(settings, dict | None):
+                raise UserError(f"{path}: methods.{name}: settings are a mapping, found {_kind(settings)}")
+            yield {"name": str(name), **(settings or {})}
+        return
+    for entry in _axis(value, "methods", path):
+        yield _named(entry, "methods", path)
+
+
+def _combinations(
+    entry: dict[str, Any], registry: Mapping[str, Any], what: str, path: Path
+) -> Iterator[dict[str, Any]]:
+    name = entry["name"]
+    if name not in registry:
+        raise UserError(f"{path}: {unknown(what, name, registry)}")
+    model = registry[name][0] if isinstance(registry[name], tuple) else registry[name]
+    _refuse_unknown_keys(entry, model, f"{what} '{name}'", path)
+    axes = {
+        key: (value,) if _is_tuple_field(model, key) else _axis(value, f"{what}.{key}", path)
+        for key, value in entry.items()
+    }
+    if "path" in axes:  # relative to the suite file, wherever the command is typed
+        axes["path"] = tuple(str((path.parent / str(value)).resolve()) for value in axes["path"])
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _refuse_unknown_keys(entry: Mapping[str, Any], model: type[BaseModel], where: str, path: Path) -> None:
+    for key in entry:
+        if key not in model.model_fields:
+            raise UserError(f"{path}: {where}: {unknown('key', str(key), model.model_fields)}")
+
+
+def _is_tuple_field(model: type[BaseModel], key: str) -> bool:
+    return getattr(model.model_fields[key].annotation, "__origin__", None) is tuple
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def _messages(error: ValidationError, path: Path) -> Iterator[str]:
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            *parents, key = (str(part) for part in item["loc"])
+            allowed = _allowed_keys(parents)
+            yield f"{path}: {'.'.join(parents) + ': ' if parents else ''}{unknown('key', key, allowed)}"
+        elif item["type"] == "missing":
+            yield f"{path}: the key '{place}' is missing"
+        else:
+            value = "" if isinstance(item["input"], dict | tuple | list) else f", found {item['input']!r}"
+            yield f"{path}: {place + ': ' if place else ''}{item['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _allowed_keys(parents: list[str]) -> list[str]:
+    models: dict[tuple[str, ...], type[BaseModel]] = {
+        (): Suite,
+        ("tuning",): Tuning,
+        ("budget",): Budget,
+        ("tuning", "budget"): Budget,
+        ("limits",): Limits,
+    }
+    return list(models[tuple(parents)].model_fields) if tuple(parents) in models else []

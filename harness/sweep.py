@@ -1,0 +1,91 @@
+"""Goes through a suite: searches settings, then evaluates every method in every cell on every seed.
+
+The same walk serves running and reporting; they differ in where a trial's result comes from.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .errors import UserError
+from .methods import MethodConfig
+from .problems import make_problem
+from .suite import Cell, Suite
+from .trial import TrainingTrial, TrialResult
+from .tuning import Candidate, best
+
+__all__ = ["EVALUATION", "TUNING", "Contender", "check", "sweep"]
+
+EVALUATION, TUNING = "evaluation", "tuning"
+
+# Gives a trial's result for the role it plays, or None if there is none.
+Obtain = Callable[[TrainingTrial, str], TrialResult | None]
+
+
+@dataclass
+class Contender:
+    """One method in one cell.
+
+    Attributes:
+        cell: What it shares with its rivals.
+        method: Its name.
+        candidates: The settings that were searched, as judged; empty if nothing was.
+        settings: The settings it was evaluated with; None while the search is incomplete.
+        evaluations: One result a seed, in the order of the suite's seeds; missing ones are left out.
+    """
+
+    cell: Cell
+    method: str
+    candidates: list[Candidate] = field(default_factory=list)
+    settings: MethodConfig | None = None
+    evaluations: list[TrialResult] = field(default_factory=list)
+
+
+def check(suite: Suite) -> None:
+    """Loads every problem once and compares batch sizes with the data, before anything is run.
+
+    Raises:
+        UserError: Data that cannot be read, or a batch larger than the training set.
+    """
+    for problem in dict.fromkeys(problem.model_copy(update={"width": 1, "depth": 1}) for problem in suite.problem):
+        samples = len(make_problem(problem, suite.seeds[0]).train.inputs)
+        for batch_size in suite.batch_size:
+            if batch_size > samples:
+                raise UserError(
+                    f"suite '{suite.suite}': batch_size {batch_size} is larger than the training set of problem "
+                    f"'{problem.name}'; allowed: 1 to {samples}"
+                )
+
+
+def sweep(suite: Suite, obtain: Obtain) -> list[Contender]:
+    """Obtains every trial of the suite, in an order that lets a method's settings be known before it is evaluated.
+
+    Within a cell the methods take turns seed by seed, so that a change in the machine's speed meets them all.
+    """
+    contenders = []
+    for cell in suite.cells():
+        rivals = [Contender(cell, method.name) for method in suite.methods]
+        for rival, method in zip(rivals, suite.methods, strict=True):
+            rival.settings = method
+            if suite.is_tuned(method):
+                _search(suite, rival, method, obtain)
+        for seed in suite.seeds:
+            for rival in rivals:
+                if rival.settings is not None:
+                    trial = cell.trial(rival.settings, seed, suite.budget, suite.target)
+                    result = obtain(trial, EVALUATION)
+                    if result is not None:
+                        rival.evaluations.append(result)
+        contenders += rivals
+    return contenders
+
+
+def _search(suite: Suite, rival: Contender, method: MethodConfig, obtain: Obtain) -> None:
+    rival.settings = None
+    complete = True
+    for settings, trials in suite.tuning_trials(rival.cell, method):
+        results = [result for trial in trials if (result := obtain(trial, TUNING)) is not None]
+        complete = complete and len(results) == len(trials)
+        if results:
+            rival.candidates.append(Candidate.judge(settings, results))
+    if complete:
+        rival.settings = type(method).model_validate(best(rival.candidates).settings)

@@ -1,0 +1,144 @@
+"""A training trial: one method on one problem until its budget ends."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ggn_core import NonFiniteError
+
+from .environment import environment, peak_memory_mib
+from .errors import UserError
+from .methods import Method, make_method
+from .problems import Problem, make_problem
+from .trial import Curve, DataRecord, Outcome, TrainingTrial, TrialResult
+
+__all__ = ["train"]
+
+EXPLODED = 1e6  # a training loss this many times the initial one counts as diverged
+WARM_UP_STEPS = 3
+
+
+def train(trial: TrainingTrial) -> TrialResult:
+    """Runs the trial in this process.
+
+    Every epoch goes through the training set once, in an order drawn from the seed; the last, smaller batch is left
+    out, so that every step has the same size. The clock runs while training and stops for evaluation.
+
+    Raises:
+        UserError: The problem's data cannot be read, or the batch is larger than the training set.
+    """
+    started = time.time()
+    torch.set_num_threads(trial.threads)
+    problem = make_problem(trial.problem, trial.seed, trial.device, trial.dtype)
+    samples = len(problem.train.inputs)
+    if trial.batch_size > samples:
+        raise UserError(f"batch_size {trial.batch_size} is larger than the training set of {samples} samples")
+    first_step_seconds = _warm_up(trial, problem)
+    curve, outcome, reason = _train(trial, problem)
+    return TrialResult(
+        trial=trial,
+        outcome=outcome,
+        reason=reason,
+        curve=curve,
+        data=DataRecord(
+            name=trial.problem.name,
+            source=problem.source,
+            digest=problem.digest,
+            train_samples=samples,
+            test_samples=len(problem.test.inputs),
+            inputs=problem.train.inputs.shape[1],
+            target=problem.target,
+            unit=problem.unit,
+        ),
+        first_step_seconds=first_step_seconds,
+        wall_seconds=time.time() - started,
+        peak_memory_mib=peak_memory_mib(trial.device),
+        environment=environment(trial.device),
+        started=started,
+    )
+
+
+def _train(trial: TrainingTrial, problem: Problem) -> tuple[Curve, Outcome, str]:
+    model = problem.model()
+    method = make_method(model, trial.method)
+    columns: dict[str, list[float]] = {name: [] for name in Curve.model_fields}
+    batches_per_epoch = len(problem.train.inputs) // trial.batch_size
+    seconds = 0.0
+
+    def evaluate(epoch: int) -> bool:
+        """Adds a point to the curve; False if the loss has left all bounds."""
+        loss, rmse = _errors(model, problem)
+        if not (math.isfinite(loss) and math.isfinite(rmse)):
+            return False
+        steps = epoch * batches_per_epoch
+        values = (steps, steps * trial.batch_size, epoch, seconds, loss, rmse)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+        return loss <= EXPLODED * columns["train_loss"][0]
+
+    evaluate(0)
+    order = torch.Generator().manual_seed(problem.order_seed)
+    outcome, reason = Outcome.COMPLETED, ""
+    for epoch in range(1, trial.budget.epochs + 1):
+        try:
+            seconds += _timed_epoch(method, problem, trial.batch_size, order)
+        except NonFiniteError as error:
+            outcome, reason = Outcome.DIVERGED, f"epoch {epoch}: {error}"
+            break
+        if not evaluate(epoch):
+            outcome = Outcome.DIVERGED
+            reason = f"epoch {epoch}: the loss is no longer finite, or exceeds {EXPLODED:g} times the initial one"
+            break
+    return Curve.model_validate(columns), outcome, reason
+
+
+def _timed_epoch(method: Method, problem: Problem, batch_size: int, order: torch.Generator) -> float:
+    synchronize = _synchronize(problem.train.inputs)
+    synchronize()
+    start = time.perf_counter()
+    for inputs, targets in _batches(problem, batch_size, order):
+        method.step(inputs, targets)
+    synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize(on: Tensor) -> Callable[[], None]:
+    """Waits for the device's work to be done; nothing to wait for on a CPU."""
+    return torch.cuda.synchronize if on.is_cuda else lambda: None
+
+
+def _batches(problem: Problem, batch_size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    inputs, targets = problem.train
+    permutation = torch.randperm(len(inputs), generator=order).to(inputs.device)
+    for indices in permutation[: len(inputs) // batch_size * batch_size].view(-1, batch_size):
+        yield inputs[indices], targets[indices]
+
+
+def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
+    """Steps on a model that is thrown away, so that first-time costs stay out of the curve; returns the first step's."""
+    model = problem.model()
+    method = make_method(model, trial.method)
+    synchronize = _synchronize(problem.train.inputs)
+    inputs, targets = problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size]
+    start = time.perf_counter()
+    first = 0.0
+    try:
+        for step in range(WARM_UP_STEPS):
+            method.step(inputs, targets)
+            synchronize()
+            if step == 0:
+                first = time.perf_counter() - start
+    except NonFiniteError:
+        pass  # the training proper will meet it again, and report it
+    return first
+
+
+@torch.no_grad()
+def _errors(model: nn.Module, problem: Problem) -> tuple[float, float]:
+    """Mean squared error on the training set (standardised) and root mean squared error on the test set (in its unit)."""
+    train_loss = nn.functional.mse_loss(model(problem.train.inputs), problem.train.targets)
+    test_loss = nn.functional.mse_loss(model(problem.test.inputs), problem.test.targets)
+    return float(train_loss), float(test_loss.sqrt()) * problem.target_scale

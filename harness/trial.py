@@ -1,0 +1,158 @@
+"""A trial: one resolved cell of a suite, and what came of it.
+
+A trial is a pure function from its configuration to its result. Its identity is the hash of that configuration, so the
+same cell is recognised in another suite, another run, or after an interruption.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .frozen import Frozen
+from .methods import MethodConfig
+from .problems import ProblemConfig
+
+__all__ = ["Budget", "Curve", "DataRecord", "Outcome", "TrainingTrial", "TrialResult"]
+
+
+class Budget(Frozen):
+    """When a training trial ends."""
+
+    epochs: Annotated[int, Field(ge=1)] = 40
+
+
+class TrainingTrial(Frozen):
+    """One method trains one problem until its budget ends."""
+
+    kind: Literal["training"] = "training"
+    problem: ProblemConfig
+    method: MethodConfig
+    batch_size: Annotated[int, Field(ge=1)]
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    budget: Budget
+    target: Annotated[float, Field(gt=0)]
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits, equal for equal configurations."""
+        identity = self.model_dump(mode="json") | {"problem": self.problem.identity()}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """The configuration with dotted keys: ``problem.width``, ``method.lr``, …"""
+        return _flatten(self.model_dump(mode="json"))
+
+
+class Outcome(StrEnum):
+    """How a trial ended. Every outcome is recorded and counted; none is dropped."""
+
+    COMPLETED = "completed"
+    DIVERGED = "diverged"  # the loss left the finite numbers, or exploded
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"  # an error in the code, or a fatal signal
+    KILLED = "killed"  # SIGKILL from outside: an operator, or the kernel for want of memory
+    SKIPPED = "skipped"  # cannot run here, with the reason
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the trial says something about its method, rather than about the machine or the code."""
+        return self in (Outcome.COMPLETED, Outcome.DIVERGED)
+
+
+class Curve(Frozen):
+    """Measurements along a training, one entry an evaluation; the first is taken before training.
+
+    Attributes:
+        step: Updates so far.
+        samples: Training samples consumed so far.
+        epoch: Passes over the training set so far.
+        seconds: Training time so far; the clock stops for evaluation.
+        train_loss: Mean squared error on the whole training set, standardised targets.
+        test_rmse: Root mean squared error on the test set, in the target's own unit.
+    """
+
+    step: list[int] = []
+    samples: list[int] = []
+    epoch: list[float] = []
+    seconds: list[float] = []
+    train_loss: list[float] = []
+    test_rmse: list[float] = []
+
+
+class DataRecord(Frozen):
+    """Which data a trial saw."""
+
+    name: str
+    source: str
+    digest: str
+    train_samples: int
+    test_samples: int
+    inputs: int
+    target: str
+    unit: str
+
+
+class TrialResult(Frozen):
+    """What came of a trial.
+
+    Attributes:
+        trial: Its configuration.
+        outcome: How it ended.
+        reason: Why, for anything but "completed".
+        curve: Up to the end, or to the last evaluation before it.
+        data: The data set; None if the trial did not get as far as loading it.
+        first_step_seconds: The first step of a fresh model and method, apart from the curve's clock: it pays for warm-up.
+        wall_seconds: The whole trial, evaluation included.
+        peak_memory_mib: Of the trial's process; None where it could not be read.
+        environment: Machine, software and commit.
+        started: Seconds since the epoch.
+    """
+
+    trial: TrainingTrial
+    outcome: Outcome
+    reason: str = ""
+    curve: Curve = Curve()
+    data: DataRecord | None = None
+    first_step_seconds: float | None = None
+    wall_seconds: float = 0.0
+    peak_memory_mib: float | None = None
+    environment: dict[str, str | int | float | bool | None] = {}
+    started: float = 0.0
+
+    def at_target(self, axis: Literal["epoch", "seconds", "step", "samples"]) -> float | None:
+        """Where along ``axis`` the training loss first met the target; None if it never did (censored)."""
+        for position, loss in zip(getattr(self.curve, axis), self.curve.train_loss, strict=True):
+            if loss <= self.trial.target:
+                return float(position)
+        return None
+
+    def summary(self) -> dict[str, float | None]:
+        """The numbers that tables and MLflow show; None where the trial has none."""
+        curve = self.curve
+        finished = self.outcome is Outcome.COMPLETED
+        return {
+            "epochs_to_target": self.at_target("epoch"),
+            "seconds_to_target": self.at_target("seconds"),
+            "final_train_loss": curve.train_loss[-1] if finished else None,
+            "final_test_rmse": curve.test_rmse[-1] if finished else None,
+            "best_test_rmse": min(curve.test_rmse) if finished else None,
+            "training_seconds": curve.seconds[-1] if curve.seconds else None,
+        }
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,74 @@
+"""What runs inside a trial's own process: limits first, then the trial, and a result whatever happens."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from .errors import UserError
+from .store import write_atomically
+from .training import train
+from .trial import Outcome, TrainingTrial, TrialResult
+
+__all__ = ["work"]
+
+
+def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
+    """Runs one trial and writes its result; only a fatal signal keeps it from doing so.
+
+    Args:
+        trial_json: The trial.
+        result_path: Where the result goes, atomically.
+        memory_gib: Address space that the process may use beyond what it starts with; None for no limit.
+    """
+    _die_with_parent()
+    _be_the_first_to_go()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    trial = TrainingTrial.model_validate_json(trial_json)
+    started = time.time()
+    try:
+        _limit_memory(memory_gib)
+        result = train(trial)
+    except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
+        outcome, reason = _judge(error)
+        result = TrialResult(
+            trial=trial, outcome=outcome, reason=reason, wall_seconds=time.time() - started, started=started
+        )
+    write_atomically(Path(result_path), result.model_dump_json())
+
+
+def _judge(error: Exception) -> tuple[Outcome, str]:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return Outcome.OUT_OF_MEMORY, text.splitlines()[0] if text else "out of memory"
+    if isinstance(error, UserError):
+        return Outcome.SKIPPED, text
+    return Outcome.CRASHED, "".join(traceback.format_exception(error)).strip()
+
+
+def _limit_memory(gib: float | None) -> None:
+    if gib is None:
+        return
+    used = 0
+    with contextlib.suppress(OSError):  # Linux tells; elsewhere the limit counts what is there already
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit = used + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process when the one that started it ends, even by SIGKILL."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _be_the_first_to_go() -> None:
+    """When memory runs out, the kernel shall end the trial, not the sweep."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
