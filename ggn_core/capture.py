@@ -17,6 +17,7 @@ from torch.autograd.graph import Node
 
 from .errors import UnsupportedError
 from .rules import RECOGNISERS, Use, is_leaf
+from .signature import discrete_arguments, is_routed
 
 __all__ = ["Trace", "named_trainable", "trace"]
 
@@ -54,21 +55,25 @@ class Trace:
     Attributes:
         uses: The recognised uses, in the order of the walk.
         generic: Parameters with at least one use that no rule recognises (none of their uses is in ``uses``).
-        signature: The nodes met, in order, with the shapes of the recognised uses. Equal signatures mean the
-            same operations on the same shapes.
+        signature: The nodes met, in order, with their sizes, dimensions and other discrete arguments. Equal
+            signatures mean the same operations on the same shapes.
+        routed: Whether some node may send rows elsewhere in the next step although the signature stays, because
+            where they go depends on the values of a tensor.
     """
 
     uses: list[Use] = field(default_factory=list)
     generic: list[Tensor] = field(default_factory=list)
     signature: tuple[object, ...] = ()
+    routed: bool = False
 
 
-def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
+def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Trace:
     """Walks the autograd graph of ``residuals`` and collects the uses of ``parameters``.
 
     Args:
         residuals: Any tensor with a ``grad_fn``.
         parameters: The parameters of interest, each with its name for error messages. Other leaves are ignored.
+        samples: Number of samples n.
 
     Raises:
         UnsupportedError: A parameter does not appear in the graph, or a node may hide uses of parameters.
@@ -77,6 +82,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
     signature: list[object] = []
     generic: dict[Tensor, None] = {}
     seen_parameters: set[Tensor] = set()
+    routed = False
     root = residuals.grad_fn
     assert root is not None
     stack: list[Node] = [root]
@@ -85,12 +91,14 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
         node = stack.pop()
         name = node.name()
         signature.append(name)
+        signature.extend(discrete_arguments(node))
         if name in REFUSALS and (reason := REFUSALS[name](node)) is not None:
             raise UnsupportedError(f"{name} in the graph of the residuals: {reason}")
         edges = node.next_functions
         handled: tuple[int, ...] = ()
         recognise = RECOGNISERS.get(name)
         use = recognise(node, edges, parameters) if recognise is not None else None
+        routed = routed or is_routed(node, samples, use is not None)
         if use is not None:
             uses.append(use)
             signature.append(use.signature)
@@ -117,7 +125,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
         )
     if generic:
         uses = _drop(uses, generic)
-    return Trace(uses, list(generic), tuple(signature))
+    return Trace(uses, list(generic), tuple(signature), routed)
 
 
 def _drop(uses: list[Use], generic: dict[Tensor, None]) -> list[Use]:

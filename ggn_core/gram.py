@@ -11,7 +11,7 @@ __all__ = ["gram"]
 
 
 def gram(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Computes G = J Jᵀ exactly, where J is the Jacobian of the model's outputs with respect to its trainable parameters.
+    """Computes G = J Jᵀ exactly, with J the Jacobian of the model's outputs with respect to its trainable parameters.
 
     J itself is never formed for the layers that a structured rule serves. Everything else goes through a generic rule,
     slower and exact.

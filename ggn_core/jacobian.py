@@ -1,4 +1,4 @@
-"""The Jacobian of a batch of residuals, as blocks that know their Gram matrix and their transpose: it is never formed."""
+"""The Jacobian of a batch of residuals: blocks that know their Gram matrix and their transpose, never formed."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,12 @@ from .layout import Certificate, certify
 from .pullback import pull_back
 from .rules import Block, Layout, Rows, Use, linear
 from .rules.generic import dense_block
+from .rules.linear import LinearUse
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
+
+
+REMEMBERED = 64  # graphs
 
 
 class Jacobian:
@@ -53,7 +57,8 @@ class Jacobian:
 class Linearizer:
     """Makes the Jacobian of each step's residuals, remembering what it has certified about a graph.
 
-    The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is tested anew.
+    The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is tested anew; a graph
+    whose routes depend on values is tested at every step.
     """
 
     def __init__(self) -> None:
@@ -72,14 +77,15 @@ class Linearizer:
             UnsupportedError: The graph holds something that has no exact treatment.
         """
         rows = as_rows(residuals)
-        traced = trace(residuals, parameters)
+        traced = trace(residuals, parameters, rows.samples)
         uses, layouts, dense = self._split(residuals, traced, rows)
         blocks: list[Block] = []
         if dense:
             blocks.append(dense_block(residuals, dense, rows))
         if uses:
             cotangents = self._cotangents(residuals, uses, rows)
-            blocks += linear.blocks(list(zip(uses, cotangents, layouts, strict=True)), rows)
+            served = zip(uses, cotangents, layouts, strict=True)
+            blocks += linear.blocks([(u, g, layout) for u, g, layout in served if isinstance(u, LinearUse)], rows)
         return Jacobian(blocks, rows, residuals.detach())
 
     def _split(self, residuals: Tensor, traced: Trace, rows: Rows) -> tuple[list[Use], list[Layout], list[Tensor]]:
@@ -88,7 +94,9 @@ class Linearizer:
         certificate = self._certificates.get(key)
         if certificate is None:
             certificate = certify(residuals, traced.uses, rows)
-            if certificate.lasting:
+            if certificate.lasting and not traced.routed:
+                if len(self._certificates) >= REMEMBERED:
+                    self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
                 self._certificates[key] = certificate
         mixed = {
             p: None
@@ -126,7 +134,7 @@ def as_rows(residuals: Tensor) -> Rows:
         raise ResidualsError(f"the residuals must be real floating point, not {residuals.dtype}")
     if residuals.grad_fn is None:
         raise ResidualsError(
-            "the residuals carry no autograd graph: compute them from the model with gradients enabled, without detach()"
+            "the residuals carry no autograd graph: compute them from the model, with gradients enabled and no detach()"
         )
     if residuals.numel() == 0:
         raise ResidualsError(f"the residuals are empty, shape {tuple(residuals.shape)}: an empty batch has no step")

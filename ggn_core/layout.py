@@ -3,7 +3,7 @@
 The structured rules need both facts, and neither can be read off the shapes: a sequence may run (n, T) or (T, n), a
 layer may mix samples. So they are tested: scale the cotangent of sample i by a power of two c_i; the cotangents of a
 row that serves sample i alone are then multiplied by exactly c_i, whatever the layers between do.
-A pass costs two backward passes; its certificate holds for every later step with the same graph.
+The test costs two backward passes; its certificate holds for later steps with the same signature (see signature.py).
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Certificate:
 
 def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
     """Tests every use; the graph of ``residuals`` is kept."""
-    if rows.samples == 1:
+    if rows.samples == 1 or not uses:
         return Certificate(tuple(Layout(1, use.rows, True) for use in uses), True)
     # A generator of its own: the user's random numbers stay as they were.
     generator = torch.Generator().manual_seed(0)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .capture import named_trainable
 from .errors import SettingError
-from .jacobian import Linearizer, as_rows
+from .jacobian import Jacobian, Linearizer, as_rows
 from .solve import Solution, solve_damped
 
 __all__ = ["GGN", "StepInfo"]
@@ -101,7 +100,7 @@ class GGN(torch.optim.Optimizer):
         self.info = _info(loss, gram, r, v, solution)
         return loss
 
-    def _update(self, jacobian: Any, v: Tensor) -> None:
+    def _update(self, jacobian: Jacobian, v: Tensor) -> None:
         rates = {group["lr"] for group in self.param_groups}
         if len(rates) == 1:
             jacobian.add_transposed_(v, -rates.pop())
@@ -121,7 +120,7 @@ class GGN(torch.optim.Optimizer):
         }
 
     def _damping(self) -> float:
-        """The damping of this step: schedulers write ``lr`` and ``damping`` into the groups, so both are checked anew."""
+        """The damping of this step; schedulers write into the groups, so all settings are checked anew."""
         for group in self.param_groups:
             _check_settings(group["lr"], group["damping"])
         values = {float(group["damping"]) for group in self.param_groups}

@@ -9,7 +9,9 @@ from torch.autograd.graph import GradientEdge
 __all__ = ["pull_back"]
 
 
-def pull_back(residuals: Tensor, inputs: Sequence[Tensor | GradientEdge], cotangents: Tensor) -> tuple[Tensor, ...]:
+def pull_back(
+    residuals: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], cotangents: Tensor
+) -> tuple[Tensor, ...]:
     """The gradients of ``residuals`` with respect to ``inputs``, for each of several cotangents; the graph is kept.
 
     Only what lies between the inputs and the residuals is computed: with the outputs of layers as inputs, no weight
@@ -23,10 +25,9 @@ def pull_back(residuals: Tensor, inputs: Sequence[Tensor | GradientEdge], cotang
     Returns:
         For each input, its gradients of shape (k, *input.shape).
     """
-    wanted = list(inputs)
 
     def backward(cotangent: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(residuals, wanted, cotangent, retain_graph=True)
+        return torch.autograd.grad(residuals, inputs, cotangent, retain_graph=True)
 
     if cotangents.shape[0] == 1:
         return tuple(g.unsqueeze(0) for g in backward(cotangents[0]))

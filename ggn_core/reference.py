@@ -13,16 +13,18 @@ __all__ = ["dense_gram", "dense_jacobian", "dense_step"]
 
 def dense_jacobian(model: nn.Module, inputs: Tensor) -> Tensor:
     """J of shape (n·o, P): outputs in the order of ``model(inputs).reshape(-1)``, parameters in that of
-    ``model.named_parameters()``, trainable ones only."""
+    ``model.named_parameters()``, trainable ones only.
+    """
     # A copy: functional_call does not put back the parameters of a module that the model holds twice (torch 2.13).
     model = copy.deepcopy(model)
     parameters = {name: p.detach() for p, name in named_trainable(model).items()}
 
     def outputs(p: dict[str, Tensor]) -> Tensor:
-        return functional_call(model, p, (inputs,)).reshape(-1)
+        result: Tensor = functional_call(model, p, (inputs,))
+        return result.reshape(-1)
 
     jacobian = jacrev(outputs)(parameters)  # {name: (n·o, *shape)}
-    return torch.cat([rows.flatten(1) for rows in jacobian.values()], 1)
+    return torch.cat([rows.reshape(rows.shape[0], -1) for rows in jacobian.values()], 1)
 
 
 def dense_gram(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -37,4 +39,5 @@ def dense_step(model: nn.Module, inputs: Tensor, targets: Tensor, lr: float, dam
     with torch.no_grad():
         residuals = (model(inputs) - targets).reshape(-1)
     damped = jacobian @ jacobian.T + damping * torch.eye(len(residuals), dtype=jacobian.dtype)
-    return -lr * jacobian.T @ torch.linalg.solve(damped, residuals)
+    change: Tensor = -lr * jacobian.T @ torch.linalg.solve(damped, residuals)
+    return change

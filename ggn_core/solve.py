@@ -78,4 +78,5 @@ def _pseudo_inverse(matrix: Tensor, rhs: Tensor, damping: float, noise: float) -
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     kept = eigenvalues > noise
     inverse = torch.where(kept, 1 / (torch.where(kept, eigenvalues, 1) + damping), 0)
-    return vectors @ (inverse * (vectors.T @ rhs))
+    solution: Tensor = vectors @ (inverse * (vectors.T @ rhs))
+    return solution

@@ -80,7 +80,7 @@ def run(suites: tuple[str, ...], retry: bool, as_json: bool) -> None:
     from .suite_file import load_suite
     from .tracking import Tracker
 
-    console = Console(stderr=as_json)
+    console = _console(stderr=as_json)
     loaded = [load_suite(name, _cores()) for name in suites]  # all of them before any runs
     failed = False
     printed: list[dict[str, Any]] = []
@@ -91,15 +91,21 @@ def run(suites: tuple[str, ...], retry: bool, as_json: bool) -> None:
         contenders = runner.run()
         page = write_report(suite, contenders, _report_folder(suite.suite), tracker.uri)
         if runner.waiting:
-            reporter.warn(f"{runner.waiting} results are on disk only: the same command records them when the server is back")
+            reporter.warn(
+                f"{runner.waiting} results are on disk only: the same command records them when the server is back"
+            )
         else:
             tracker.attach(page.parent)
-        failed = failed or any(not r.outcome.is_answer and r.outcome != "skipped" for c in contenders for r in c.evaluations)
+        failed = failed or any(
+            not r.outcome.is_answer and r.outcome != "skipped" for c in contenders for r in c.evaluations
+        )
         if as_json:
             printed.append({"suite": suite.suite, "report": str(page), "rows": as_records(suite, contenders)})
         else:
             print_tables(suite, contenders, console)
-            console.print(f"{reporter.reused} of {reporter.total} trials were there already", style="dim", highlight=False)
+            console.print(
+                f"{reporter.reused} of {reporter.total} trials were there already", style="dim", highlight=False
+            )
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(printed, indent=2))
@@ -119,7 +125,7 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
     from .suite_file import load_suite
     from .tracking import Tracker
 
-    console = Console()
+    console = _console()
     printed: list[dict[str, Any]] = []
     for suite in [load_suite(name, _cores()) for name in suites]:
         tracker = Tracker(suite)
@@ -182,6 +188,12 @@ def info(as_json: bool) -> None:
         return
     for key, value in facts.items():
         click.echo(f"{key}: {value}")
+
+
+def _console(stderr: bool = False) -> Console:
+    """Tables need room: where there is no terminal to ask, lines may be longer than 80 characters."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=130)
 
 
 def _cores() -> int:

@@ -70,7 +70,7 @@ class _FirstOrder:
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
-        nn.functional.mse_loss(self.model(inputs), targets).backward()
+        nn.functional.mse_loss(self.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
 

@@ -24,7 +24,7 @@ class Reporter:
     def __init__(self, total: int, console: Console, quiet: bool = False):
         self.total = total
         self.console = console
-        self.counts = {outcome: 0 for outcome in Outcome}
+        self.counts = dict.fromkeys(Outcome, 0)
         self.reused = 0
         self._done = 0
         self._plain = not quiet and not console.is_terminal
@@ -64,7 +64,9 @@ class Reporter:
             self.warn(f"{describe(trial)}: {result.outcome}: {result.reason.splitlines()[-1] if result.reason else ''}")
         if self._plain and not reused and (time.monotonic() - self._last_line > 1 or self._done == self.total):
             self._last_line = time.monotonic()
-            line = f"[{self._done}/{self.total}] {role}: {describe(trial)}: {result.outcome}, {result.wall_seconds:.1f} s"
+            line = (
+                f"[{self._done}/{self.total}] {role}: {describe(trial)}: {result.outcome}, {result.wall_seconds:.1f} s"
+            )
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:

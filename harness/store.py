@@ -8,7 +8,6 @@ lets results wait for a tracking server, and the cache from which a second run s
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,9 @@ class Store:
         try:
             self.trials.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.trials}: cannot be made: {error.strerror}; run from a folder you can write to") from None
+            raise UserError(
+                f"{self.trials}: cannot be made: {error.strerror}; run from a folder you can write to"
+            ) from None
 
     def path(self, trial_id: str) -> Path:
         return self.trials / f"{trial_id}.json"
@@ -73,13 +74,13 @@ class Store:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new one whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        draft.replace(path)
     except BaseException:
-        os.unlink(name)
+        draft.unlink(missing_ok=True)
         raise

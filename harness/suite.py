@@ -112,12 +112,12 @@ class Suite(Frozen):
     def _tuning_fits(self) -> "Suite":
         if self.tuning is None:
             return self
-        names = [method.name for method in self.methods]
-        for method in self.tuning.spaces:
-            if names.count(method) == 0:
-                raise ValueError(f"tuning.spaces: {unknown('method', method, names)}")
-            if names.count(method) > 1:
-                raise ValueError(f"tuning.spaces: '{method}' is searched, so it may stand only once under methods")
+        names: list[str] = [method.name for method in self.methods]
+        for name in self.tuning.spaces:
+            if names.count(name) == 0:
+                raise ValueError(f"tuning.spaces: {unknown('method', name, names)}")
+            if names.count(name) > 1:
+                raise ValueError(f"tuning.spaces: '{name}' is searched, so it may stand only once under methods")
         shared = set(self.seeds) & set(self.tuning.seeds)
         if shared:
             raise ValueError(f"tuning.seeds and seeds must not overlap, both hold {sorted(shared)}")
@@ -139,9 +139,12 @@ class Suite(Frozen):
                 raise ValueError(f"{place}.{key}: {first['msg']}, found {first['input']!r}") from None
 
     def cells(self) -> list[Cell]:
-        axes = (self.problem, self.batch_size, self.device, self.dtype, self.threads)
-        names = Cell.model_fields
-        return [Cell(**dict(zip(names, values, strict=True))) for values in itertools.product(*axes)]
+        return [
+            Cell(problem=problem, batch_size=batch_size, device=device, dtype=dtype, threads=threads)
+            for problem, batch_size, device, dtype, threads in itertools.product(
+                self.problem, self.batch_size, self.device, self.dtype, self.threads
+            )
+        ]
 
     def is_tuned(self, method: MethodConfig) -> bool:
         return self.tuning is not None and method.name in self.tuning.spaces

@@ -1,7 +1,7 @@
 """Reads suite files.
 
-In a suite file a list is an axis, wherever it stands: ``width: [64, 256]`` stands for two problems, ``lr: [0.1, 1]`` for
-two methods. Reading a file replaces such lists by their combinations; the rest is checked by the models of suite.py.
+In a suite file a list is an axis, wherever it stands: ``width: [64, 256]`` makes two problems, ``lr: [0.1, 1]`` two
+methods. Reading a file replaces such lists by their combinations; the rest is checked by the models of suite.py.
 """
 
 import itertools

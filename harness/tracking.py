@@ -69,7 +69,7 @@ class Tracker:
 
         self.suite = suite
         self.uri = get_tracking_uri()
-        self._parent: str | None = None
+        self._parent = ""  # the run of this invocation, once it is open
         try:
             self._client = MlflowClient()
             found = self._client.get_experiment_by_name(suite.suite)
@@ -134,7 +134,7 @@ class Tracker:
                 self.experiment_id,
                 start_time=started,
                 run_name=f"{trial.method.name} seed {trial.seed}",
-                tags={"mlflow.parentRunId": self._parent or "", "ggn.process": _process()},
+                tags={"mlflow.parentRunId": self._parent, "ggn.process": _process()},
             )
             run_id = run.info.run_id
             tags = {

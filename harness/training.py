@@ -118,7 +118,7 @@ def _batches(problem: Problem, batch_size: int, order: torch.Generator) -> Itera
 
 
 def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
-    """Steps on a model that is thrown away, so that first-time costs stay out of the curve; returns the first step's."""
+    """Steps on a model that is thrown away, to keep first-time costs out of the curve; returns the first step's."""
     model = problem.model()
     method = make_method(model, trial.method)
     synchronize = _synchronize(problem.train.inputs)
@@ -138,7 +138,7 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
 
 @torch.no_grad()
 def _errors(model: nn.Module, problem: Problem) -> tuple[float, float]:
-    """Mean squared error on the training set (standardised) and root mean squared error on the test set (in its unit)."""
+    """Mean squared error on the training set, standardised; root mean squared error on the test set, in its unit."""
     train_loss = nn.functional.mse_loss(model(problem.train.inputs), problem.train.targets)
     test_loss = nn.functional.mse_loss(model(problem.test.inputs), problem.test.targets)
     return float(train_loss), float(test_loss.sqrt()) * problem.target_scale

@@ -109,7 +109,7 @@ class TrialResult(Frozen):
         reason: Why, for anything but "completed".
         curve: Up to the end, or to the last evaluation before it.
         data: The data set; None if the trial did not get as far as loading it.
-        first_step_seconds: The first step of a fresh model and method, apart from the curve's clock: it pays for warm-up.
+        first_step_seconds: The first step of a fresh model and method, which pays for warm-up; not in the curve.
         wall_seconds: The whole trial, evaluation included.
         peak_memory_mib: Of the trial's process; None where it could not be read.
         environment: Machine, software and commit.

@@ -38,7 +38,7 @@ class Candidate(Frozen):
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
-    """The one with the fewest epochs to the target; ties, and cases in which none got there, go to the lower final loss.
+    """The one with the fewest epochs to the target; ties, as when none got there, go to the lower final loss.
 
     Seconds play no part, so a noisy machine does not change the choice. Test errors play none either.
     """

@@ -10,6 +10,8 @@ import time
 import traceback
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
+
 from .errors import UserError
 from .store import write_atomically
 from .training import train

@@ -51,7 +51,7 @@ def dense_block(residuals: Tensor, parameters: Sequence[Tensor], rows: Rows) -> 
     # One cotangent a residual, output-major: (n o, n o) -> (n, o, ...) -> (o, n, ...) -> (o n, ...)
     identity = torch.eye(rows.total, dtype=residuals.dtype, device=residuals.device)
     basis = identity.view(rows.samples, rows.outputs, -1).transpose(0, 1).reshape(-1, *residuals.shape)
-    chunks = [pull_back(residuals, parameters, chunk) for chunk in basis.split(ROWS_AT_ONCE)]
+    chunks = [pull_back(residuals, parameters, chunk) for chunk in torch.split(basis, ROWS_AT_ONCE)]
     jacobian = [
         torch.cat(parts).view(rows.outputs, rows.samples, parameter.numel())
         for parts, parameter in zip(zip(*chunks, strict=True), parameters, strict=True)

@@ -118,7 +118,7 @@ def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | 
 class LinearBlock:
     """The Jacobian of one weight, of one bias, or of a weight and the bias that is always used with it.
 
-    Row (k, i) of the weight's part is Σ_t left[k, i, t] ⊗ right[k, i, t]; a leading dimension of 1 serves every output k.
+    Row (k, i) of the weight's part is Σ_t left[k, i, t] ⊗ right[k, i, t]; a leading dimension of 1 serves all outputs.
 
     Args:
         left: (o or 1, n, T, p).
@@ -263,7 +263,7 @@ def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], rows: Rows) -> list
 
 
 def _factors(use: LinearUse, cotangent: Tensor, layout: Layout, flipped: bool) -> tuple[Tensor, Tensor]:
-    """left (.., n, T, p) and right (.., n, T, d) for a weight seen as (p, d), whichever way this use multiplies by it."""
+    """Left (.., n, T, p) and right (.., n, T, d) for a weight seen as (p, d), whichever way this use multiplies."""
     assert use.activation is not None
     g, a = layout.split(cotangent), layout.split(use.activation.unsqueeze(0))
     return (g, a) if use.flipped == flipped else (a, g)

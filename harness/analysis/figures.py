@@ -7,16 +7,17 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: works without a display
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import seaborn as sns  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..suite import Suite  # noqa: E402
-from ..sweep import Contender  # noqa: E402
-from .summary import cell_label, varying  # noqa: E402
+from ..suite import Suite
+from ..sweep import Contender
+from .summary import cell_label, varying
 
 __all__ = ["curve_figures"]
 
@@ -44,8 +45,8 @@ def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -
         for axis, axis_label in AXES.items():
             figure = _panels(frame, axis, axis_label, quantity, label, suite.target)
             stem = folder / f"{quantity}_by_{axis}"
-            figure.savefig(stem.with_suffix(".svg"))
-            figure.savefig(stem.with_suffix(".png"), dpi=150)
+            for suffix in (".svg", ".png"):
+                figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
             drawn[f"{label[0].upper()}{label[1:]} against {axis_label}"] = stem.with_suffix(".svg")
             plt.close(figure)
     return drawn
@@ -104,7 +105,7 @@ def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, labe
     grid.set_titles("{col_name}")
     for panel in grid.axes.flat:
         _dress(panel, quantity, target)
-    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.45, 1.06 if cells > 2 else 1.1), ncol=len(methods), title=None)
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=len(methods), title=None, frameon=False)
     figure: Figure = grid.figure
     return figure
 
@@ -112,10 +113,15 @@ def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, labe
 def _dress(panel: Axes, quantity: str, target: float) -> None:
     panel.set_yscale("log")
     panel.set_xlim(left=0)
+    # Plain numbers (0.05, 6, 20), not powers of ten: the curves stay within a decade or two.
+    panel.yaxis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 4.0, 6.0, 8.0) if quantity == "test_rmse" else (1.0, 2.0, 5.0))
+    )
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if quantity == "train_loss":
-        panel.axhline(target, color="0.3", linewidth=0.8, linestyle=":", label="_target")
+        panel.axhline(target, color="0.3", linewidth=0.8, linestyle=":")
         panel.annotate(
             "target", (1, target), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
             ha="right", va="bottom", fontsize="small", color="0.3",
         )  # fmt: skip
-

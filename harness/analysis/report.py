@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the answer first, then tables, figures, settings, environment, and how to recompute it."""
+"""One self-contained HTML page: the answer first, then tables, figures, settings, environment."""
 
 import base64
 import math
@@ -55,9 +55,7 @@ def report_data(suite: Suite, contenders: Sequence[Contender]) -> dict[str, Any]
     return {
         "suite": suite,
         "rows": [{"cell": cell_label(row.contender.cell, names), "row": row} for row in table],
-        "comparisons": [
-            {"cell": cell_label(item.cell, names), "item": item} for item in comparisons(contenders, OURS)
-        ],
+        "comparisons": [{"cell": cell_label(item.cell, names), "item": item} for item in comparisons(contenders, OURS)],
         "answers": _answers(comparisons(contenders, OURS)),
         "settings": [
             {
@@ -88,7 +86,7 @@ def _answers(found: Sequence[Comparison]) -> list[dict[str, Any]]:
             ("best_test_rmse", "best test error"),
         ):
             intervals = [getattr(item, measure) for item in against]
-            known = [x for x in intervals if x.count]
+            known = [x for x in intervals if x.size]
             answers.append(
                 {
                     "rival": rival,
@@ -112,14 +110,14 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def interval(value: Interval) -> str:
-    if value.count == 0:
+    if value.size == 0:
         return "–"
     return f"{number(value.median)} [{number(value.low)}, {number(value.high)}]"
 
 
 def ratio(value: Interval) -> str:
     """Like an interval, with an infinite ratio as ∞: the first of the pair missed."""
-    return "–" if value.count == 0 else interval(value).replace("missed", "∞")
+    return "–" if value.size == 0 else interval(value).replace("missed", "∞")
 
 
 def _distinct(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
 __all__ = ["Interval", "median_interval", "paired_ratio"]
 
 RESAMPLES = 10_000
@@ -18,7 +20,7 @@ class Interval(NamedTuple):
     median: float
     low: float
     high: float
-    count: int
+    size: int
 
 
 def median_interval(values: Sequence[float]) -> Interval:
@@ -41,7 +43,8 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
     """The median of the ratios of pairs, with its interval. A miss over a hit is infinite, a hit over a miss zero;
-    pairs that both missed say nothing and are left out (see ``count``)."""
+    pairs that both missed say nothing and are left out (see ``size``).
+    """
     ratios = []
     for numerator, denominator in zip(numerators, denominators, strict=True):
         if math.isfinite(denominator) or math.isfinite(numerator):
@@ -49,7 +52,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return median_interval(ratios)
 
 
-def _middle(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _middle(rows: FloatArray) -> FloatArray:
     """The median along the last, sorted axis; the upper one where two finite middles do not exist."""
     count = rows.shape[-1]
     low, high = rows[..., (count - 1) // 2], rows[..., count // 2]

@@ -118,7 +118,10 @@ def varying(suite: Suite) -> list[str]:
 def cell_label(cell: Cell, names: Sequence[str]) -> str:
     """A cell by what sets it apart, or by its problem where nothing does."""
     flat = _flat(cell)
-    return ", ".join(f"{name.removeprefix('problem.')} {flat.get(name)}" for name in names) or cell.problem.name
+    return (
+        ", ".join(f"{name.removeprefix('problem.').replace('_', ' ')} {flat.get(name)}" for name in names)
+        or cell.problem.name
+    )
 
 
 def settings_label(contender: Contender) -> str:

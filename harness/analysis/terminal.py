@@ -32,15 +32,17 @@ def print_tables(suite: Suite, contenders: Sequence[Contender], console: Console
     table.add_column("method")
     table.add_column("met target", justify="right")
     for label in MEASURES.values():
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     previous = None
     for row in rows(contenders):
         cell = cell_label(row.contender.cell, names)
         if previous is not None and cell != previous:
             table.add_section()
         method = NAMES.get(row.contender.method, row.contender.method)
-        hits = f"{row.hits}/{row.epochs_to_target.count}"
-        table.add_row(cell if cell != previous else "", method, hits, *(interval(getattr(row, key)) for key in MEASURES))
+        hits = f"{row.hits}/{row.epochs_to_target.size}"
+        table.add_row(
+            cell if cell != previous else "", method, hits, *(interval(getattr(row, key)) for key in MEASURES)
+        )
         previous = cell
     console.print(table)
 

@@ -1,4 +1,4 @@
-"""Regression tables from CSV files: read with errors that name the place, split by a seed, standardised on the training part."""
+"""Regression tables from CSV files, with errors that name row and column."""
 
 import csv
 import hashlib

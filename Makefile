@@ -1,0 +1,64 @@
+# make reproduce   the main job: GGN, SGD and Adam on real data, ends with a report
+# make test        all fast tests
+# make ui          MLflow's page on 127.0.0.1
+# make lint        style and types
+# make bench       the asv benchmarks, quickly, on this checkout
+# make env         only the environment; every target makes it when needed
+# make lock        write requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce test test-slow ui lint bench lock clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+env: $(INSTALLED)
+
+# --no-build-isolation: setuptools comes from the lock file like everything else.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: env
+	$(BIN)/ggn run quickstart
+
+test: env
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: env
+	$(BIN)/python -m pytest -m slow
+
+ui: env
+	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/asv check -E existing:$(CURDIR)/$(BIN)/python
+
+bench: env
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --quick --show-stderr -E existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
+
+# A throw-away environment, so that only what pyproject.toml asks for gets in. torch is pinned first: an open range
+# would fetch a CUDA build of several GB on Linux; its local version (+cpu) is not part of the lock.
+lock:
+	rm -rf .lock-env && $(PYTHON) -m venv .lock-env
+	.lock-env/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 mlflow==3.17.2 "setuptools>=77" ".[dev]"
+	{ echo "# Exact versions of everything, written by 'make lock' (Python 3.11, Linux). Every make target installs from here."; \
+	  .lock-env/bin/python -m pip freeze --all --exclude pip --exclude gram-gauss-newton | sed 's/+cpu$$//'; } > requirements.lock
+	rm -rf .lock-env build *.egg-info
+
+clean:
+	rm -rf $(VENV) .lock-env build *.egg-info

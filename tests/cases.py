@@ -1,0 +1,318 @@
+"""The architectures that every rule is held to: each a model and inputs, small enough for the dense Jacobian."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CASES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with ``outputs`` values a sample, and inputs of a batch.
+
+    Attributes:
+        name: Shown in the test's name.
+        model: From the number of outputs.
+        inputs: From the batch size.
+    """
+
+    name: str
+    model: Callable[[int], nn.Module]
+    inputs: Callable[[int], Tensor]
+
+
+def _vectors(batch: int) -> Tensor:
+    return torch.randn(batch, 4)
+
+
+def _sequences(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 4)
+
+
+def _images(batch: int) -> Tensor:
+    return torch.randn(batch, 2, 5, 5)
+
+
+def _tokens(batch: int) -> Tensor:
+    return torch.randint(0, 6, (batch, 3))
+
+
+class Lambda(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _mean_over_positions() -> nn.Module:
+    return Lambda(lambda x: x.mean(1))
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is its encoder's transpose."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.encoder = nn.Linear(4, 3)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x).tanh() @ self.encoder.weight)
+
+
+class TiedAcross(nn.Module):
+    """Two layers that share a weight and keep their own biases."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).tanh()).tanh())
+
+
+class SharedBias(nn.Module):
+    """One bias for two layers with weights of their own."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.second.bias = self.first.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).tanh()).tanh())
+
+
+class Twice(nn.Module):
+    """A layer applied twice, once to a vector and once to a sequence."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequence = self.layer(x).tanh()
+        return self.head(self.layer(sequence.mean(1)).tanh() + sequence.sum(1))
+
+
+class Outside(nn.Module):
+    """A layer's weight used once more, outside the layer and in another way."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).tanh()) + (self.layer.weight**2).sum() * x.mean(1, keepdim=True)
+
+
+class Bare(nn.Module):
+    """Parameters that no layer owns: a scale, a shift, a product, an unused-looking exponent."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(1, 4))
+        self.matrix = nn.Parameter(torch.randn(4, outputs))
+        self.exponent = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale + self.shift).tanh() @ self.matrix * self.exponent.exp()
+
+
+class SequenceFirst(nn.Module):
+    """Layers that see positions first and samples second."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 5), nn.Linear(5, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1).reshape(-1, 4)
+        return self.head(self.layer(rows).tanh()).view(x.shape[1], x.shape[0], -1).sum(0)
+
+
+class Unbatched(nn.Module):
+    """A layer that sees the whole batch as one long row of features."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 5), nn.Linear(5, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.stack([self.layer(row).tanh() for row in x]))
+
+
+class Mixing(nn.Module):
+    """Samples that see each other, as in attention over the batch."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x)
+        return self.head(torch.softmax(h @ h.T, 1) @ h)
+
+
+class Recurrent(nn.Module):
+    """A recurrent network's last state."""
+
+    def __init__(self, cell: type[nn.RNNBase], outputs: int):
+        super().__init__()
+        self.cell, self.head = cell(4, 3, batch_first=True), nn.Linear(3, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    """Self-attention, averaged over positions."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Residual(nn.Module):
+    """A skip connection around an in-place activation."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.second(self.activation(self.first(x)))) + x)
+
+
+class Bilinear(nn.Module):
+    """A layer with two inputs."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer = nn.Bilinear(4, 4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, x.sin())
+
+
+def _frozen_first(outputs: int) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
+    model[0].requires_grad_(False)
+    return model
+
+
+def _frozen_weight(outputs: int) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
+    model[0].weight.requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    return model
+
+
+def _zero_head(outputs: int) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
+    nn.init.zeros_(model[2].weight)
+    return model
+
+
+def _transformer(outputs: int) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+    return nn.Sequential(layer, _mean_over_positions(), nn.Linear(4, outputs))
+
+
+def _image_case(name: str, make: Callable[[], list[nn.Module]], features: int) -> Case:
+    def model(outputs: int) -> nn.Module:
+        return nn.Sequential(*make(), nn.Tanh(), nn.Flatten(), nn.Linear(features, outputs))
+
+    return Case(name, model, _images)
+
+
+def _vector_case(name: str, make: Callable[[], list[nn.Module]], features: int) -> Case:
+    return Case(name, lambda outputs: nn.Sequential(*make(), nn.Linear(features, outputs)), _vectors)
+
+
+CASES = [
+    # linear layers
+    _vector_case("linear", list, 4),
+    _vector_case("mlp-tanh", lambda: [nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Tanh()], 3),
+    _vector_case("mlp-relu", lambda: [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()], 8),
+    _vector_case("mlp-relu-inplace", lambda: [nn.Linear(4, 8), nn.ReLU(inplace=True)], 8),
+    _vector_case("mlp-without-bias", lambda: [nn.Linear(4, 5, bias=False), nn.Softplus()], 5),
+    _vector_case("mlp-gelu-wide", lambda: [nn.Linear(4, 40), nn.GELU()], 40),
+    _vector_case("bilinear-form", lambda: [nn.Linear(4, 3), Lambda(lambda x: x * x.flip(1))], 3),
+    Case(
+        "sequence",
+        lambda o: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, o), _mean_over_positions()),
+        _sequences,
+    ),
+    Case(
+        "sequence-without-bias",
+        lambda o: nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, o), _mean_over_positions()),
+        _sequences,
+    ),
+    Case(
+        "sequence-long-and-narrow",
+        lambda o: nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, o), _mean_over_positions()),
+        lambda b: torch.randn(b, 12, 2),
+    ),
+    Case(
+        "sequence-of-sequences",
+        lambda o: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, o)),
+        lambda b: torch.randn(b, 2, 2, 4),
+    ),
+    Case("sequence-outputs", lambda o: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, o)), _sequences),
+    Case("sequence-first", SequenceFirst, _sequences),
+    Case("unbatched", Unbatched, _vectors),
+    Case("residual-inplace", Residual, _vectors),
+    # shared, tied, bare and frozen parameters
+    Case("tied-transpose", Tied, _vectors),
+    Case("tied-across-layers", TiedAcross, _vectors),
+    Case("shared-bias", SharedBias, _vectors),
+    Case("layer-used-twice", Twice, _sequences),
+    Case("weight-used-outside", Outside, _vectors),
+    Case("bare-parameters", Bare, _vectors),
+    Case("frozen-layer", _frozen_first, _vectors),
+    Case("frozen-weight-and-bias", _frozen_weight, _vectors),
+    Case("zero-head", _zero_head, _vectors),
+    # samples that depend on each other
+    Case("mixing-samples", Mixing, _vectors),
+    # other layers
+    _image_case("conv2d", lambda: [nn.Conv2d(2, 3, 3)], 27),
+    _image_case("conv2d-strided-padded", lambda: [nn.Conv2d(2, 3, 3, stride=2, padding=1)], 27),
+    _image_case("conv2d-grouped", lambda: [nn.Conv2d(2, 4, 3, groups=2)], 36),
+    _image_case("conv-transpose2d", lambda: [nn.ConvTranspose2d(2, 1, 2)], 36),
+    _image_case("group-norm", lambda: [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)], 36),
+    _image_case("instance-norm", lambda: [nn.Conv2d(2, 2, 3), nn.InstanceNorm2d(2, affine=True)], 18),
+    _image_case("batch-norm-eval", lambda: [nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2).eval()], 18),
+    _vector_case("layer-norm", lambda: [nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()], 5),
+    _vector_case("rms-norm", lambda: [nn.Linear(4, 5), nn.RMSNorm(5), nn.Tanh()], 5),
+    _vector_case("prelu", lambda: [nn.Linear(4, 5), nn.PReLU(5)], 5),
+    _vector_case("weight-norm", lambda: [nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh()], 5),
+    Case(
+        "embedding",
+        lambda o: nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9, o)),
+        _tokens,
+    ),
+    Case("lstm", lambda o: Recurrent(nn.LSTM, o), _sequences),
+    Case("gru", lambda o: Recurrent(nn.GRU, o), _sequences),
+    Case("attention", Attention, _sequences),
+    Case("transformer-layer", _transformer, _sequences),
+    Case("bilinear-layer", Bilinear, _vectors),
+    # functions of the input that leave some samples without gradient
+    Case(
+        "dead-units",
+        lambda o: nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, o)),
+        _vectors,
+    ),
+]
