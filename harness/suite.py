@@ -96,12 +96,12 @@ class Suite(Frozen):
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     question: str = ""
-    problem: tuple[ProblemConfig, ...]
+    problem: Annotated[tuple[ProblemConfig, ...], Field(min_length=1)]
     batch_size: tuple[Annotated[int, Field(ge=1)], ...]
     device: tuple[Device, ...] = ("cpu",)
     dtype: tuple[Literal["float32", "float64"], ...] = ("float32",)
     threads: tuple[Annotated[int, Field(ge=1)], ...]
-    methods: tuple[MethodConfig, ...]
+    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     seeds: Seeds
     budget: Budget = Budget()
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -3,12 +3,17 @@
 import csv
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import _csv
 
 __all__ = ["Table", "digest", "read_table"]
 
@@ -39,56 +44,64 @@ def read_table(path: Path, target: str, categorical: tuple[str, ...] = ()) -> Ta
     Raises:
         UserError: No such file or column, text where a number belongs, a missing value, or fewer than two rows.
     """
-    header, rows = _read_rows(path)
+    header, lines = _read_lines(path)
     for column in (target, *categorical):
         if column not in header:
             raise UserError(f"{path}: {unknown('column', column, header)}")
     if target in categorical:
         raise UserError(f"{path}: the target column '{target}' must hold numbers, it cannot be categorical")
     columns = []
-    for name in header:
-        cells = [row[header.index(name)] for row in rows]
+    for place, name in enumerate(header):
+        cells = {number: cells[place] for number, cells in lines.items()}
         if name in categorical:
-            labels = sorted(set(cells))
-            columns += [[float(cell == label) for cell in cells] for label in labels]
+            labels = sorted(set(cells.values()))
+            columns += [[float(cell == label) for cell in cells.values()] for label in labels]
         elif name != target:
             columns.append(_numbers(path, name, cells))
     if not columns:
         raise UserError(f"{path}: no column is left to predict '{target}' from")
-    targets = _numbers(path, target, [row[header.index(target)] for row in rows])
+    targets = _numbers(path, target, {number: cells[header.index(target)] for number, cells in lines.items()})
     return Table(np.array(columns).T, np.array(targets)[:, None])
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The header, and the cells of every other line that is not blank, by line number."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            lines = dict(_numbered(reader))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
     if len(lines) < 3:
         raise UserError(f"{path}: needs a header line and at least two rows, has {len(lines)} lines")
-    header, rows = [name.strip() for name in lines[0]], lines[1:]
+    header = [name.strip() for name in lines.pop(next(iter(lines)))]
     twice = {name for name in header if header.count(name) > 1}
     if twice:
         raise UserError(f"{path}: column names must differ, these occur twice: {', '.join(sorted(twice))}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise UserError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}")
-    return header, rows
+    for number, cells in lines.items():
+        if len(cells) != len(header):
+            raise UserError(f"{path}: line {number} has {len(cells)} cells, the header has {len(header)}")
+    return header, lines
 
 
-def _numbers(path: Path, column: str, cells: list[str]) -> list[float]:
+def _numbered(reader: "_csv.Reader") -> Iterator[tuple[int, list[str]]]:
+    for cells in reader:
+        if cells:
+            yield reader.line_num, cells
+
+
+def _numbers(path: Path, column: str, cells: dict[int, str]) -> list[float]:
     numbers = []
-    for row, cell in enumerate(cells, start=2):
+    for line, cell in cells.items():
         try:
             number = float(cell)
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
             raise UserError(
-                f"{path}: row {row}, column '{column}': expected a finite number, found '{cell}'; "
+                f"{path}: line {line}, column '{column}': expected a finite number, found '{cell}'; "
                 "list a column of labels under 'categorical'"
             )
         numbers.append(number)

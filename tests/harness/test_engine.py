@@ -1,0 +1,156 @@
+"""Isolation: whatever happens to a trial's process, it is recorded and the next trial runs."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.engine import Engine
+from harness.errors import UserError
+from harness.store import Store
+from harness.suite import Limits
+from harness.trial import Outcome, TrainingTrial
+
+PROBLEM = {"name": "teacher_student", "width": 8, "samples": 64, "test_samples": 32}
+
+
+def _trial(**changes: object) -> TrainingTrial:
+    settings: dict[str, object] = {
+        "problem": PROBLEM,
+        "method": {"name": "adam"},
+        "batch_size": 16,
+        "threads": 1,
+        "seed": 0,
+        "budget": {"epochs": 2},
+        "target": 0.1,
+    }
+    return TrainingTrial.model_validate(settings | changes)
+
+
+ENDLESS = {"budget": {"epochs": 10**9}}
+
+
+def _engine(folder: Path, **limits: float) -> Engine:
+    return Engine(Store(folder), Limits.model_validate(limits))
+
+
+def _children_of_the_server() -> set[int]:
+    """Processes that run a trial: those whose parent is the fork server."""
+    from multiprocessing import forkserver
+
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    children = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == server and fields[0] != "Z":
+            children.add(int(status.parent.name))
+    return children
+
+
+def _signal_the_trial(number: int) -> threading.Thread:
+    """Sends a signal to the next trial's process, once it has begun to train."""
+    before = _children_of_the_server()
+
+    def strike() -> None:
+        for _ in range(200):
+            time.sleep(0.05)
+            new = _children_of_the_server() - before
+            if new:
+                time.sleep(0.3)
+                for process in new:
+                    os.kill(process, number)
+                return
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    return thread
+
+
+def test_a_trial_runs_and_its_result_is_stored(tmp_path: Path) -> None:
+    engine = _engine(tmp_path)
+    result = engine.run(_trial())
+    assert result.outcome is Outcome.COMPLETED
+    assert engine.store.load(_trial().id) == result
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+@pytest.mark.parametrize(
+    ("number", "outcome", "words"),
+    [(signal.SIGKILL, Outcome.KILLED, "SIGKILL"), (signal.SIGSEGV, Outcome.CRASHED, "SIGSEGV")],
+)
+def test_a_fatal_signal_is_an_outcome(tmp_path: Path, number: int, outcome: Outcome, words: str) -> None:
+    engine = _engine(tmp_path, seconds=60)
+    engine.run(_trial())  # starts the server
+    thread = _signal_the_trial(number)
+    result = engine.run(_trial(**ENDLESS))
+    thread.join()
+    assert result.outcome is outcome
+    assert words in result.reason
+    assert engine.run(_trial(seed=1)).outcome is Outcome.COMPLETED
+
+
+def test_a_hang_is_ended(tmp_path: Path) -> None:
+    engine = _engine(tmp_path, seconds=2)
+    started = time.monotonic()
+    result = engine.run(_trial(**ENDLESS))
+    assert result.outcome is Outcome.TIMEOUT
+    assert "2 s" in result.reason
+    assert time.monotonic() - started < 20
+    assert engine.store.load(result.trial.id) == result
+
+
+def test_running_out_of_memory_is_an_outcome(tmp_path: Path) -> None:
+    engine = _engine(tmp_path, memory_gib=0.5)
+    large = {"problem": PROBLEM | {"width": 20_000, "depth": 2}}  # 20,000² weights: 1.6 GB
+    result = engine.run(_trial(**large))
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert engine.run(_trial()).outcome is Outcome.COMPLETED
+
+
+def test_a_device_that_is_not_there_is_skipped_and_not_stored(tmp_path: Path) -> None:
+    engine = _engine(tmp_path)
+    trial = _trial(device="cuda:99")
+    result = engine.run(trial)
+    assert result.outcome is Outcome.SKIPPED
+    assert "CUDA" in result.reason
+    assert engine.store.load(trial.id) is None
+
+
+def test_data_that_vanish_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{i},{i}\n" for i in range(100)))
+    trial = _trial(problem={"name": "csv", "path": str(path), "target": "y"})
+    path.unlink()
+    result = _engine(tmp_path).run(trial)
+    assert result.outcome is Outcome.SKIPPED
+    assert str(path) in result.reason
+
+
+def test_a_damaged_result_counts_as_none(tmp_path: Path) -> None:
+    engine = _engine(tmp_path)
+    trial = _trial()
+    result = engine.run(trial)
+    path = engine.store.path(trial.id)
+    whole = path.read_text()
+    for damage in (whole[: len(whole) // 2], "", "{}", "null", whole.replace('"outcome"', '"outcame"')):
+        path.write_text(damage)
+        assert engine.store.load(trial.id) is None
+    path.write_text(whole)
+    assert engine.store.load(trial.id) == result
+
+
+def test_two_runs_of_a_suite_in_one_folder(tmp_path: Path) -> None:
+    first, second = Store(tmp_path), Store(tmp_path)
+    with first.lock("example"):
+        with pytest.raises(UserError, match=f"already being run.*process {os.getpid()}"), second.lock("example"):
+            pass
+        with second.lock("another"):
+            pass
+    with second.lock("example"):
+        pass

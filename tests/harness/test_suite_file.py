@@ -1,0 +1,173 @@
+"""Suite files: what they stand for, and the message for each mistake."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.suite import Suite
+from harness.suite_file import load_suite, shipped_suites
+
+GOOD = """\
+suite: example
+problem: {name: concrete, width: [8, 16]}
+batch_size: [16, 32]
+seeds: 2
+target: 0.1
+methods: {ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}
+"""
+
+
+def _load(folder: Path, text: str) -> Suite:
+    path = folder / "suite.yaml"
+    path.write_text(text)
+    return load_suite(str(path), default_threads=2)
+
+
+def test_lists_are_axes(tmp_path: Path) -> None:
+    suite = _load(tmp_path, GOOD)
+    cells = [(cell.problem.width, cell.batch_size) for cell in suite.cells()]
+    assert cells == [(8, 16), (8, 32), (16, 16), (16, 32)]
+    assert [(m.name, m.lr) for m in suite.methods] == [("ggn", 0.5), ("ggn", 1.0), ("sgd", 0.01), ("adam", 0.001)]
+    assert suite.seeds == (0, 1)
+    assert suite.threads == (2,)
+    assert suite.size() == 4 * 4 * 2
+
+
+@pytest.mark.parametrize("methods", ["[ggn, adam]", "{ggn: , adam: }", "[{name: ggn}, {name: adam}]"])
+def test_methods_can_be_written_in_three_ways(tmp_path: Path, methods: str) -> None:
+    suite = _load(tmp_path, GOOD.replace("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", methods))
+    assert [m.name for m in suite.methods] == ["ggn", "adam"]
+
+
+def test_a_table_of_ones_own_is_found_beside_the_suite(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("a,b,y\n1,x,2\n3,y,4\n")
+    problem = "{name: csv, path: own.csv, target: y, categorical: [b], width: 8}"
+    suite = _load(tmp_path, GOOD.replace("{name: concrete, width: [8, 16]}", problem))
+    assert suite.problem[0].path == tmp_path / "own.csv"  # type: ignore[union-attr]
+    assert suite.problem[0].categorical == ("b",)  # type: ignore[union-attr]
+
+
+def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
+    text = GOOD.replace("{lr: [0.5, 1.0]}", "{}")
+    text += "tuning: {seeds: [10], spaces: {ggn: {lr: [1, 2], damping: [3, 4]}, sgd: {lr: [1, 2, 3, 4]}}}\n"
+    suite = _load(tmp_path, text)
+    ggn, sgd, adam = suite.methods
+    assert [(c["lr"], c["damping"]) for c in suite.candidates(ggn)] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert len(suite.candidates(sgd)) == 4
+    assert len(suite.candidates(adam)) == 1
+    assert suite.size() == 4 * (8 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("width", "widht", ["problem 'concrete'", "unknown key 'widht'", "did you mean 'width'"]),
+        ("concrete", "concret", ["unknown problem 'concret'", "abalone, concrete, csv, teacher_student"]),
+        ("ggn:", "gnn:", ["unknown method 'gnn'", "adam, ggn, sgd"]),
+        ("batch_size: [16, 32]", "batch_size: []", ["batch_size", "empty list"]),
+        ("width: [8, 16]", "width: []", ["problem.width", "empty list"]),
+        ("batch_size: [16, 32]", "batch_size: [0]", ["batch_size.0", "greater than or equal to 1"]),
+        ("batch_size: [16, 32]", "batch_size: many", ["batch_size.0", "valid integer"]),
+        ("batch_size", "batchsize", ["unknown key 'batchsize'", "did you mean 'batch_size'"]),
+        ("target: 0.1\n", "", ["'target' is missing"]),
+        ("target: 0.1", "target: -1", ["target", "greater than 0"]),
+        ("target: 0.1", "target: .inf", ["target", "finite"]),
+        ("seeds: 2", "seeds: 0", ["seeds"]),
+        ("seeds: 2", "seeds: []", ["seeds"]),
+        ("seeds: 2", "seeds: [-1]", ["seeds"]),
+        ("[0.5, 1.0]", "-1", ["ggn.lr", "greater than 0"]),
+        ("lr: [0.5, 1.0]", "rate: 1", ["method 'ggn'", "unknown key 'rate'", "damping, lr, name"]),
+        ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "", ["methods", "found nothing"]),
+        ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "[]", ["methods", "empty list"]),
+        ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "{ggn: 3}", ["methods.ggn", "a mapping"]),
+        ("suite: example", "suite: a b", ["suite", "pattern"]),
+        ("suite: example", "suite: [}", ["not valid YAML"]),
+        ("suite: example", "device: tpu\nsuite: x", ["device", "pattern", "'tpu'"]),
+        ("suite: example", "dtype: float16\nsuite: x", ["dtype", "float32"]),
+        ("suite: example", "threads: 0\nsuite: x", ["threads", "greater than or equal to 1"]),
+        ("suite: example", "budget: {epoch: 3}\nsuite: x", ["budget", "unknown key 'epoch'", "epochs"]),
+        ("{name: concrete, width: [8, 16]}", "{name: csv, path: no.csv, target: y}", ["no.csv", "no such file"]),
+        ("{name: concrete, width: [8, 16]}", "{name: csv, target: y}", ["path", "missing"]),
+        ("{name: concrete, width: [8, 16]}", "7", ["problem", "give a name"]),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, GOOD.replace(old, new))
+    assert all(word in str(caught.value) for word in ["suite.yaml" if "no.csv" not in new else "no.csv", *words])
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        ("{seeds: [0], spaces: {sgd: {lr: 1}}}", ["overlap", "[0]"]),
+        ("{seeds: [9], spaces: {momentum: {lr: 1}}}", ["unknown method 'momentum'", "adam, ggn"]),
+        ("{seeds: [9], spaces: {sgd: {rate: 1}}}", ["tuning.spaces.sgd", "unknown key 'rate'", "lr, momentum"]),
+        ("{seeds: [9], spaces: {sgd: {lr: [1, -1]}}}", ["tuning.spaces.sgd.lr", "greater than 0", "-1"]),
+        ("{seeds: [9], spaces: {sgd: {lr: [1, 2]}, adam: {lr: 1}}}", ["same number", "sgd has 2", "adam has 1"]),
+        ("{seeds: [9], spaces: {ggn: {lr: [1]}}}", ["'ggn' is searched", "only once"]),
+        ("{seeds: [9], spaces: {sgd: {lr: []}}}", ["tuning.spaces.sgd.lr"]),
+        ("{seed: [9]}", ["tuning", "unknown key 'seed'", "did you mean 'seeds'"]),
+    ],
+)
+def test_mistakes_in_tuning(tmp_path: Path, tuning: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, GOOD + f"tuning: {tuning}\n")
+    assert all(word in str(caught.value) for word in ["suite.yaml", *words])
+
+
+def test_unknown_suites() -> None:
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        load_suite("quickstrat", 2)
+    with pytest.raises(UserError, match="no such file"):
+        load_suite("nowhere/suite.yaml", 2)
+
+
+@pytest.mark.parametrize("text", ["", "3", "- a\n- b\n", "null"])
+def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="a suite is a mapping"):
+        _load(tmp_path, text)
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        _load(tmp_path, "suite: !!python/object/apply:os.system ['echo run']\n")
+
+
+def test_every_shipped_suite_is_valid() -> None:
+    assert "quickstart" in shipped_suites()
+    for name in shipped_suites():
+        suite = load_suite(name, 2)
+        assert suite.suite == name
+        assert suite.question
+
+
+_scalars = st.none() | st.booleans() | st.integers(-3, 200) | st.floats() | st.text(max_size=6)
+_values = st.recursive(
+    _scalars | st.sampled_from(["concrete", "ggn", "sgd", "csv", "cpu", "float32"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=5) | st.sampled_from(["name", "lr", "width", "seeds", "spaces"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+_keys = st.sampled_from([*Suite.model_fields, "nonsense"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(_keys, _values, max_size=5))
+def test_rubbish_is_refused_with_a_message(tmp_path: Path, changes: dict[str, object]) -> None:
+    """Whatever stands in a suite file, it is a valid suite or a UserError, never another exception."""
+    raw = yaml.safe_load(GOOD) | changes
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    with contextlib.suppress(UserError):
+        assert load_suite(str(path), 2).size() > 0

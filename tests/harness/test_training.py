@@ -1,0 +1,139 @@
+"""Training trials: what the curve says, what the seeds decide, how divergence ends."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import UserError
+from harness.problems import make_problem
+from harness.training import train
+from harness.trial import Outcome, TrainingTrial, TrialResult
+
+
+def make_trial(**changes: object) -> TrainingTrial:
+    settings: dict[str, object] = {
+        "problem": {"name": "teacher_student", "width": 16, "samples": 100, "test_samples": 50, "inputs": 4},
+        "method": {"name": "ggn", "lr": 0.5},
+        "batch_size": 30,
+        "threads": 1,
+        "seed": 0,
+        "budget": {"epochs": 4},
+        "target": 0.1,
+    }
+    return TrainingTrial.model_validate(settings | changes)
+
+
+@pytest.mark.parametrize("method", ["ggn", "sgd", "adam"])
+def test_the_curve_counts_steps_samples_epochs_and_seconds(method: str) -> None:
+    result = train(make_trial(method={"name": method}))
+    curve = result.curve
+    assert result.outcome is Outcome.COMPLETED
+    assert curve.step == [0, 3, 6, 9, 12]  # 100 // 30 = 3 batches an epoch: the rest is left out
+    assert curve.samples == [0, 90, 180, 270, 360]
+    assert curve.epoch == [0, 1, 2, 3, 4]
+    assert curve.seconds[0] == 0
+    assert all(later > earlier for earlier, later in zip(curve.seconds, curve.seconds[1:], strict=False))
+    assert curve.train_loss[-1] < curve.train_loss[0]
+    assert result.first_step_seconds is not None
+    assert result.first_step_seconds > 0
+    assert result.peak_memory_mib is not None
+    assert result.peak_memory_mib > 10
+
+
+def test_the_clock_stops_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation made slow on purpose adds to the wall time, and not to the curve."""
+    import time
+
+    from harness import training
+
+    honest = training._errors
+
+    def slow(*arguments: object) -> tuple[float, float]:
+        time.sleep(0.1)
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "_errors", slow)
+    result = train(make_trial())
+    assert result.wall_seconds > 0.5
+    assert result.curve.seconds[-1] < 0.4
+
+
+def test_the_curve_is_what_an_independent_loop_gets() -> None:
+    """Plain torch code, written out: SGD on the same split, weights and order gives the same losses."""
+    trial = make_trial(method={"name": "sgd", "lr": 0.05, "momentum": 0.0}, dtype="float64")
+    problem = make_problem(trial.problem, trial.seed, dtype="float64")
+    model = problem.model()
+    generator = torch.Generator().manual_seed(problem.order_seed)
+    losses, errors = [], []
+    for epoch in range(5):
+        if epoch:
+            order = torch.randperm(100, generator=generator)
+            for batch in order[:90].split(30):
+                loss = ((model(problem.train.inputs[batch]) - problem.train.targets[batch]) ** 2).mean()
+                gradients = torch.autograd.grad(loss, list(model.parameters()))
+                with torch.no_grad():
+                    for p, g in zip(model.parameters(), gradients, strict=True):
+                        p -= 0.05 * g
+        with torch.no_grad():
+            losses.append(float(((model(problem.train.inputs) - problem.train.targets) ** 2).mean()))
+            error = ((model(problem.test.inputs) - problem.test.targets) ** 2).mean().sqrt()
+            errors.append(float(error) * problem.target_scale)
+    result = train(trial)
+    assert np.allclose(result.curve.train_loss, losses, rtol=1e-9)
+    assert np.allclose(result.curve.test_rmse, errors, rtol=1e-9)
+
+
+def test_equal_trials_give_equal_curves_and_seeds_change_them() -> None:
+    first, again, other = train(make_trial()), train(make_trial()), train(make_trial(seed=1))
+    assert first.curve.train_loss == again.curve.train_loss
+    assert first.curve.train_loss != other.curve.train_loss
+
+
+def test_methods_that_share_a_seed_start_from_the_same_point() -> None:
+    results = [train(make_trial(method={"name": name})) for name in ("ggn", "sgd", "adam")]
+    assert len({result.curve.train_loss[0] for result in results}) == 1
+
+
+def test_divergence_is_an_outcome() -> None:
+    result = train(make_trial(method={"name": "sgd", "lr": 1e6}, budget={"epochs": 50}))
+    assert result.outcome is Outcome.DIVERGED
+    assert "epoch" in result.reason
+    assert all(math.isfinite(loss) for loss in result.curve.train_loss)
+    assert result.summary()["final_test_rmse"] is None
+    assert result.summary()["epochs_to_target"] is None
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    with pytest.raises(UserError, match="batch_size 101 is larger than the training set of 100"):
+        train(make_trial(batch_size=101))
+
+
+def test_results_survive_json() -> None:
+    result = train(make_trial())
+    assert TrialResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_time_to_target_reads_the_first_point_that_meets_it() -> None:
+    result = train(make_trial())
+    curve = result.curve.model_copy(update={"train_loss": [1.0, 0.2, 0.09, 0.3, 0.01]})
+    hit = result.model_copy(update={"curve": curve})
+    assert hit.at_target("epoch") == 2
+    assert hit.at_target("seconds") == curve.seconds[2]
+    missed = result.model_copy(update={"curve": curve.model_copy(update={"train_loss": [1.0, 0.5, 0.4, 0.3, 0.2]})})
+    assert missed.at_target("epoch") is None
+
+
+def test_the_identity_is_the_resolved_configuration() -> None:
+    assert make_trial().id == make_trial(device="cpu").id  # a default, spelled out
+    changes: list[dict[str, object]] = [
+        {"seed": 1},
+        {"batch_size": 31},
+        {"method": {"name": "ggn", "lr": 0.4}},
+        {"threads": 2},
+        {"budget": {"epochs": 5}},
+        {"target": 0.2},
+        {"dtype": "float64"},
+    ]
+    assert len({make_trial(**change).id for change in changes} | {make_trial().id}) == len(changes) + 1
