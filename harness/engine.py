@@ -13,7 +13,6 @@ from .environment import device_problem
 from .store import Store
 from .suite import Limits
 from .trial import Outcome, TrainingTrial, TrialResult
-from .worker import work
 
 __all__ = ["Engine"]
 
@@ -41,7 +40,7 @@ class Engine:
         path = self.store.path(trial.id)
         path.unlink(missing_ok=True)  # an old result must not pass for this one's
         arguments = (trial.model_dump_json(), str(path), self.limits.memory_gib)
-        process = self._context.Process(target=work, args=arguments, name=f"ggn trial {trial.id}")
+        process = self._context.Process(target=_enter, args=arguments, name=f"ggn trial {trial.id}")
         process.start()
         try:
             in_time = bool(wait([process.sentinel], timeout=self.limits.seconds))
@@ -56,6 +55,13 @@ class Engine:
             result = TrialResult(trial=trial, outcome=outcome, reason=cause, wall_seconds=wall, started=started)
             self.store.save(result)
         return result
+
+
+def _enter(trial_json: str, result_path: str, memory_gib: float | None) -> None:
+    """The first thing that runs in a trial's process. The worker is imported there: the parent has no need of it."""
+    from .worker import work
+
+    work(trial_json, result_path, memory_gib)
 
 
 def _cause(exit_code: int | None, in_time: bool, limits: Limits) -> tuple[Outcome, str]:

@@ -54,14 +54,13 @@ class Runner:
     def _obtain(self, trial: TrainingTrial, role: str) -> TrialResult:
         known = _load(trial, self.store, self.tracker)
         if known is not None and not self._runs_again(known):
-            if not self.tracker.is_recorded(trial.id):
+            if self.tracker.outcome(trial.id) is not known.outcome:
                 self._record(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
         self.reporter.begin(trial, role)
         result = self._engine.run(trial)
-        skipped_before = known is not None and known.outcome is result.outcome is Outcome.SKIPPED
-        if not skipped_before:
+        if not (result.outcome is Outcome.SKIPPED is self.tracker.outcome(trial.id)):  # one record of a skip is enough
             self._record(result, role)
         self.reporter.end(trial, role, result, reused=False)
         return result

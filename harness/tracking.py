@@ -87,14 +87,15 @@ class Tracker:
             ) from None
         self._recorded = self._find_recorded()
 
-    def is_recorded(self, trial_id: str) -> bool:
-        return trial_id in self._recorded
+    def outcome(self, trial_id: str) -> Outcome | None:
+        """How the recorded trial ended, or None if it is not recorded."""
+        return self._recorded[trial_id][1] if trial_id in self._recorded else None
 
     def load(self, trial_id: str) -> TrialResult | None:
         """The recorded result of a trial, or None."""
-        run_id = self._recorded.get(trial_id)
-        if run_id is None:
+        if trial_id not in self._recorded:
             return None
+        run_id, _ = self._recorded[trial_id]
         from mlflow.artifacts import load_text
 
         try:
@@ -157,7 +158,7 @@ class Tracker:
             self._log_data(run_id, result)
             self._client.log_text(run_id, result.model_dump_json(), ARTIFACT)
             self._client.set_terminated(run_id, STATUS[result.outcome], started + int(result.wall_seconds * 1000))
-        self._recorded[trial.id] = run_id
+        self._recorded[trial.id] = (run_id, result.outcome)
 
     def attach(self, folder: Path) -> None:
         """Keeps the files of ``folder`` with this invocation's run."""
@@ -207,13 +208,18 @@ class Tracker:
         )
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _find_recorded(self) -> dict[str, str]:
-        """Trial → run, the newest where there are several. Runs still open are half-written or abandoned."""
-        recorded: dict[str, str] = {}
+    def _find_recorded(self) -> dict[str, tuple[str, Outcome]]:
+        """Trial → run and outcome, the newest where there are several.
+
+        A run counts once it has been closed as its outcome asks; one that is open, or that was closed because its
+        process died, may be half-written.
+        """
+        recorded: dict[str, tuple[str, Outcome]] = {}
+        statuses = {str(outcome): status for outcome, status in STATUS.items()}
         for run in self._runs("attributes.status != 'RUNNING'"):
-            trial = run.data.tags.get("ggn.trial")
-            if trial and run.data.tags.get("ggn.outcome") not in (Outcome.SKIPPED, Outcome.KILLED):
-                recorded.setdefault(trial, run.info.run_id)
+            trial, outcome = run.data.tags.get("ggn.trial"), run.data.tags.get("ggn.outcome", "")
+            if trial is not None and run.info.status == statuses.get(outcome):
+                recorded.setdefault(trial, (run.info.run_id, Outcome(outcome)))
         return recorded
 
     def _close_abandoned(self) -> None:
