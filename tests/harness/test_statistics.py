@@ -1,0 +1,83 @@
+"""Intervals and ratios: coverage, censoring, pairing."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.analysis.statistics import median_interval, paired_ratio
+
+INF = math.inf
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
+    """300 samples of 20 from a log-normal, whose median is 1.
+
+    The percentile bootstrap of a median is close to 95% at this size; outside [0.90, 0.99] the code is wrong.
+    """
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        interval = median_interval(generator.lognormal(size=20).tolist())
+        covered += interval.low <= 1 <= interval.high
+    assert 0.90 < covered / 300 < 0.99
+
+
+def test_it_agrees_with_scipy_on_finite_values() -> None:
+    values = np.random.default_rng(2).gamma(2.0, size=31)
+    ours = median_interval(values.tolist())
+    theirs = stats.bootstrap((values,), np.median, method="percentile", n_resamples=10_000, rng=0).confidence_interval
+    assert ours.median == np.median(values)
+    assert ours.low == pytest.approx(theirs.low, rel=0.03)
+    assert ours.high == pytest.approx(theirs.high, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("values", "median"),
+    [
+        ([1.0, 2.0, 3.0], 2.0),
+        ([1.0, 2.0, 3.0, 4.0], 2.5),
+        ([1.0, 2.0, INF], 2.0),
+        ([1.0, INF, INF], INF),
+        ([1.0, 2.0, INF, INF], INF),  # half of them missed: so does the median
+        ([INF, INF], INF),
+        ([7.0], 7.0),
+    ],
+)
+def test_medians_with_misses(values: list[float], median: float) -> None:
+    interval = median_interval(values)
+    assert interval.median == median
+    assert interval.low <= interval.median <= interval.high
+    assert interval.size == len(values)
+
+
+def test_a_miss_raises_the_upper_end() -> None:
+    assert math.isfinite(median_interval([1.0, 2.0, 3.0, 4.0, 5.0]).high)
+    assert median_interval([1.0, 2.0, 3.0, 4.0, INF]).high == INF
+
+
+def test_nothing_is_nothing() -> None:
+    interval = median_interval([])
+    assert interval.size == 0
+    assert math.isnan(interval.median)
+
+
+def test_pairs_cancel_what_they_share() -> None:
+    """Seeds that differ by a factor of a hundred, methods by a factor of two: the ratio's interval is a point."""
+    shared = [1.0, 100.0, 7.0, 30.0]
+    interval = paired_ratio([2 * s for s in shared], shared)
+    assert interval == (2.0, 2.0, 2.0, 4)
+
+
+def test_ratios_of_misses() -> None:
+    assert paired_ratio([INF], [3.0]).median == INF
+    assert paired_ratio([3.0], [INF]).median == 0.0
+    both = paired_ratio([INF, 2.0], [INF, 4.0])
+    assert (both.median, both.size) == (0.5, 1)
+    assert paired_ratio([INF], [INF]).size == 0
+
+
+def test_the_same_values_give_the_same_interval() -> None:
+    values = np.random.default_rng(3).normal(size=9).tolist()
+    assert median_interval(values) == median_interval(values[::-1])
