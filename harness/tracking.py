@@ -4,6 +4,7 @@ One experiment a suite, one parent run an invocation, one child run a trial. Onl
 trial has ended, so nothing is logged inside a timed region. The child's artifact ``trial.json`` is the whole result.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from .environment import environment
+from .environment import commit, environment
 from .errors import UserError
 from .suite import Suite
 from .sweep import EVALUATION
@@ -74,7 +75,9 @@ class Tracker:
             self._client = MlflowClient()
             found = self._client.get_experiment_by_name(suite.suite)
             if found is None:
-                self.experiment_id = self._client.create_experiment(suite.suite)
+                # Without the tag MLflow's page takes an experiment for a chat application's.
+                kind = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": suite.question}
+                self.experiment_id = self._client.create_experiment(suite.suite, tags=kind)
             elif found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
                 self.experiment_id = found.experiment_id
@@ -110,7 +113,7 @@ class Tracker:
         with _translated():
             self._close_abandoned()
             facts = {f"environment.{key}": str(value) for key, value in environment().items()}
-            tags = {"ggn.kind": "invocation", "ggn.process": _process(), **facts}
+            tags = {"ggn.kind": "invocation", "ggn.process": _process(), **_source(), **facts}
             run = self._client.create_run(self.experiment_id, run_name=self.suite.suite, tags=tags)
             self._parent = run.info.run_id
             self._client.log_text(self._parent, self.suite.model_dump_json(indent=2), "suite.json")
@@ -135,7 +138,7 @@ class Tracker:
                 self.experiment_id,
                 start_time=started,
                 run_name=f"{trial.method.name} seed {trial.seed}",
-                tags={"mlflow.parentRunId": self._parent, "ggn.process": _process()},
+                tags={"mlflow.parentRunId": self._parent, "ggn.process": _process(), **_source()},
             )
             run_id = run.info.run_id
             tags = {
@@ -256,6 +259,13 @@ def _translated() -> Iterator[None]:
         yield
     except Exception as error:
         raise TrackingError(_first_line(error)) from error
+
+
+def _source() -> dict[str, str]:
+    """What MLflow's page shows as user, source and version."""
+    facts = commit()
+    source = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "ggn", "mlflow.source.type": "LOCAL"}
+    return source | ({"mlflow.source.git.commit": str(facts["commit"])} if facts["commit"] else {})
 
 
 def _process() -> str:

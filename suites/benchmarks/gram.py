@@ -18,6 +18,7 @@ class Gram:
 
     def setup(self, name: str) -> None:
         self.model, self.inputs, _ = workload(name)
+        gram(self.model, self.inputs)  # first-time costs
 
     def time_gram(self, name: str) -> None:
         gram(self.model, self.inputs)
