@@ -9,7 +9,7 @@ node); a parameter with any other use is left to the generic rule. Nothing is ap
 Source for the node attributes: https://docs.pytorch.org/docs/stable/notes/autograd.html#saved-tensors
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .errors import UnsupportedError
 from .rules import RECOGNISERS, Use, is_leaf
 from .signature import discrete_arguments, is_routed
 
-__all__ = ["Trace", "named_trainable", "trace"]
+__all__ = ["Trace", "named_trainable", "restricted", "trace"]
 
 
 def _reentrant_checkpoint(node: Node) -> str | None:
@@ -101,7 +101,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Tra
         routed = routed or is_routed(node, samples, use is not None)
         if use is not None:
             uses.append(use)
-            signature.append(use.signature)
+            signature.extend(map(id, use.parameters))
             seen_parameters.update(use.parameters)
             handled = use.handled
         for position, (child, _) in enumerate(edges):
@@ -123,18 +123,17 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Tra
             f"{_listed(unseen)}: unused in this forward pass, or hidden by a custom autograd.Function; "
             "freeze what is unused with requires_grad_(False)"
         )
-    if generic:
-        uses = _drop(uses, generic)
+    # A parameter's Jacobian is the sum over its uses: one use that no rule serves sends them all to the generic rule.
+    uses = [kept for use in uses if (kept := restricted(use, generic)) is not None]
     return Trace(uses, list(generic), tuple(signature), routed)
 
 
-def _drop(uses: list[Use], generic: dict[Tensor, None]) -> list[Use]:
-    """Takes the generic parameters out of the uses: all uses of a parameter go the same way.
-
-    A parameter's Jacobian is the sum over its uses, so structured and generic parts cannot be mixed.
-    """
-    kept = (use.without(generic) for use in uses)
-    return [use for use in kept if use.parameters]
+def restricted(use: Use, excluded: Container[Tensor]) -> Use | None:
+    """``use`` without the excluded parameters, or None if nothing is left of it."""
+    left = [p for p in use.parameters if p not in excluded]
+    if not left:
+        return None
+    return use if len(left) == len(use.parameters) else use.without(excluded)
 
 
 def _listed(names: Iterable[str], limit: int = 5) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .capture import Trace, trace
+from .capture import Trace, restricted, trace
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .pullback import pull_back
-from .rules import Block, Layout, Rows, Use, linear
-from .rules.generic import dense_block
+from .rules import Block, Layout, Rows, Use, embedding, linear
+from .rules.dense import DenseBlock, pulled_back
+from .rules.embedding import EmbeddingUse
 from .rules.linear import LinearUse
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
@@ -78,18 +79,15 @@ class Linearizer:
         """
         rows = as_rows(residuals)
         traced = trace(residuals, parameters, rows.samples)
-        uses, layouts, dense = self._split(residuals, traced, rows)
-        blocks: list[Block] = []
-        if dense:
-            blocks.append(dense_block(residuals, dense, rows))
-        if uses:
-            cotangents = self._cotangents(residuals, uses, rows)
-            served = zip(uses, cotangents, layouts, strict=True)
-            blocks += linear.blocks([(u, g, layout) for u, g, layout in served if isinstance(u, LinearUse)], rows)
+        served, generic = self._split(residuals, traced, rows)
+        blocks: list[Block] = [pulled_back(residuals, generic, rows)] if generic else []
+        if served:
+            cotangents = self._cotangents(residuals, [use for use, _ in served], rows)
+            blocks += _blocks([(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)], rows)
         return Jacobian(blocks, rows, residuals.detach())
 
-    def _split(self, residuals: Tensor, traced: Trace, rows: Rows) -> tuple[list[Use], list[Layout], list[Tensor]]:
-        """The uses whose rows belong to one sample each, their layouts, and the parameters of all other uses."""
+    def _split(self, residuals: Tensor, traced: Trace, rows: Rows) -> tuple[list[tuple[Use, Layout]], list[Tensor]]:
+        """The uses in which samples keep apart, with their layouts, and the parameters of all other uses."""
         key = (residuals.shape, traced.signature)
         certificate = self._certificates.get(key)
         if certificate is None:
@@ -98,32 +96,56 @@ class Linearizer:
                 if len(self._certificates) >= REMEMBERED:
                     self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
                 self._certificates[key] = certificate
-        mixed = {
-            p: None
-            for use, layout in zip(traced.uses, certificate.layouts, strict=True)
-            if layout is None
-            for p in use.parameters
-        }
-        uses, layouts = [], []
-        for use, layout in zip(traced.uses, certificate.layouts, strict=True):
-            kept = use.without(mixed) if mixed else use
-            if layout is not None and kept.parameters:
-                uses.append(kept)
-                layouts.append(layout)
-        return uses, layouts, [*traced.generic, *mixed]
+        found = list(zip(traced.uses, certificate.layouts, strict=True))
+        mixed = {p: None for use, layout in found if layout is None for p in use.parameters}
+        served = [
+            (kept, layout)
+            for use, layout in found
+            if layout is not None and (kept := restricted(use, mixed)) is not None
+        ]
+        return served, [*traced.generic, *mixed]
 
     @staticmethod
     def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Tensor]:
         """∂(Σ_i residual_ik)/∂z for every output k: rows of different samples do not meet, so one pass serves all i.
 
         Returns:
-            For each use, (o, R, p).
+            For each use, (o, *z.shape).
         """
         n, o = rows.samples, rows.outputs
         # (o, n, o): cotangent k picks output k of every sample
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
-        gradients = pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape))
-        return [g.reshape(o, use.rows, -1) for g, use in zip(gradients, uses, strict=True)]
+        return list(pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape)))
+
+
+def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:
+    """Gives each parameter the most economical block that all of its uses allow."""
+    kinds: dict[Tensor, set[type]] = {}
+    for use, _, _ in served:
+        for parameter in use.parameters:
+            kinds.setdefault(parameter, set()).add(type(use))
+    linear_only = {p for p, kind in kinds.items() if kind == {LinearUse}}
+    looked_up = {p for p, kind in kinds.items() if kind == {EmbeddingUse}}
+    dense = [p for p in kinds if p not in linear_only and p not in looked_up]
+
+    made: list[Block] = list(
+        linear.blocks([(u, g, layout) for u, g, layout in served if isinstance(u, LinearUse)], linear_only, rows)
+    )
+    for table in looked_up:
+        look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
+        made.append(embedding.block(table, look_ups))
+    if dense:
+        made.append(DenseBlock(dense, [_summed_rows(p, served) for p in dense]))
+    return made
+
+
+def _summed_rows(parameter: Tensor, served: Sequence[tuple[Use, Tensor, Layout]]) -> Tensor:
+    parts = [
+        use.jacobian_rows(parameter, cotangent, layout)
+        for use, cotangent, layout in served
+        if any(p is parameter for p in use.parameters)
+    ]
+    return sum(parts[1:], start=parts[0])
 
 
 def as_rows(residuals: Tensor) -> Rows:

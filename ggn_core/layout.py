@@ -38,40 +38,38 @@ class Certificate:
 
 def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
     """Tests every use; the graph of ``residuals`` is kept."""
-    if rows.samples == 1 or not uses:
-        return Certificate(tuple(Layout(1, use.rows, True) for use in uses), True)
+    samples = rows.samples
+    if samples == 1 or not uses:
+        return Certificate(tuple(next(iter(use.layouts(1)), None) for use in uses), True)
     # A generator of its own: the user's random numbers stay as they were.
     generator = torch.Generator().manual_seed(0)
-    scales = 2.0 ** (torch.arange(rows.samples) % SCALES)[torch.randperm(rows.samples, generator=generator)]
-    scales = scales.to(residuals)
-    base = torch.randn(rows.samples, rows.outputs, generator=generator).to(residuals)
+    scales = 2.0 ** (torch.arange(samples) % SCALES)[torch.randperm(samples, generator=generator)]
+    scales = scales.to(residuals).unsqueeze(1)  # (n, 1)
+    base = torch.randn(samples, rows.outputs, generator=generator).to(residuals)
 
     edges = [use.edge for use in uses]
     plain = torch.autograd.grad(residuals, edges, base.view_as(residuals), retain_graph=True)
-    scaled_base = (base * scales.unsqueeze(1)).view_as(residuals)
-    scaled = torch.autograd.grad(residuals, edges, scaled_base, retain_graph=True)
+    scaled = torch.autograd.grad(residuals, edges, (base * scales).view_as(residuals), retain_graph=True)
 
-    found = [_fit(use.rows, g, h, scales, rows) for use, g, h in zip(uses, plain, scaled, strict=True)]
+    found = [_fit(use.layouts(samples), g, h, scales) for use, g, h in zip(uses, plain, scaled, strict=True)]
     return Certificate(tuple(layout for layout, _ in found), all(certain for _, certain in found))
 
 
-def _fit(total: int, plain: Tensor, scaled: Tensor, scales: Tensor, rows: Rows) -> tuple[Layout | None, bool]:
+def _fit(candidates: Sequence[Layout], plain: Tensor, scaled: Tensor, scales: Tensor) -> tuple[Layout | None, bool]:
     """The layout that explains how a use's cotangents changed, and whether it is the only one that could."""
-    if total % rows.samples:
-        return None, True
-    positions = total // rows.samples
-    plain, scaled = plain.reshape(total, -1), scaled.reshape(total, -1)
-    size = plain.abs().amax(1)  # (R,)
-    fitting = []
-    for sample_major in (True, False) if positions > 1 else (True,):
-        layout = Layout(rows.samples, positions, sample_major)
-        expected = layout.label(scales).unsqueeze(1)  # (R, 1)
-        error = (scaled - expected * plain).abs().amax(1)
-        bound = TOLERANCE_IN_EPS * torch.finfo(plain.dtype).eps * expected.squeeze(1) * size
-        if bool((error <= bound).all()):
-            fitting.append(layout)
+    fitting = [layout for layout in candidates if _explains(layout, plain, scaled, scales)]
     if not fitting:
         return None, True
-    layout = fitting[0]
-    every_sample_seen = bool((layout.split(size.unsqueeze(1)).amax(1) > 0).all())
-    return layout, every_sample_seen and len(fitting) == 1
+    every_sample_seen = bool((_by_sample(fitting[0], plain).abs().amax(1) > 0).all())
+    return fitting[0], every_sample_seen and len(fitting) == 1
+
+
+def _explains(layout: Layout, plain: Tensor, scaled: Tensor, scales: Tensor) -> bool:
+    before, after = _by_sample(layout, plain), _by_sample(layout, scaled)  # (n, -1)
+    error = (after - scales * before).abs().amax(1)
+    bound = TOLERANCE_IN_EPS * torch.finfo(plain.dtype).eps * (scales * before).abs().amax(1)
+    return bool((error <= bound).all())
+
+
+def _by_sample(layout: Layout, tensor: Tensor) -> Tensor:
+    return layout.split(tensor.unsqueeze(0))[0].flatten(1)

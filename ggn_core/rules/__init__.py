@@ -1,12 +1,19 @@
-"""The rules: one file per family of layers, each turning uses of parameters into blocks of the Jacobian."""
+"""The rules: one file per family of layers, each turning uses of parameters into rows of the Jacobian."""
 
-from . import linear
+from collections.abc import Callable, Container
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from . import convolution, elementwise, embedding, linear
 from .base import Block, Edges, Layout, Rows, Use, is_leaf
 
 __all__ = ["RECOGNISERS", "Block", "Edges", "Layout", "Rows", "Use", "is_leaf"]
 
 # Autograd node -> the function that recognises a use of parameters in it, or returns None.
-RECOGNISERS = {
-    "AddmmBackward0": linear.recognise_addmm,
-    "MmBackward0": linear.recognise_mm,
+RECOGNISERS: dict[str, Callable[[Node, Edges, Container[Tensor]], Use | None]] = {
+    **linear.RECOGNISERS,
+    **convolution.RECOGNISERS,
+    **elementwise.RECOGNISERS,
+    **embedding.RECOGNISERS,
 }

@@ -1,13 +1,14 @@
-"""What a rule offers: how it recognises a use of a parameter, and the Jacobian block it makes of it."""
+"""What a rule offers: how it recognises a use of a parameter, and the Jacobian rows that come of it."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["Block", "Edges", "Layout", "Rows", "Use", "is_leaf"]
+__all__ = ["Block", "Edges", "Layout", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -18,34 +19,22 @@ def is_leaf(node: Node) -> bool:
     return node.name() == "torch::autograd::AccumulateGrad"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """To which sample each row of a layer's output belongs.
+def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
+    """The parameter that enters the graph at ``node``, if it is one of ``parameters``."""
+    if node is None or not is_leaf(node):
+        return None
+    variable: Tensor = node.variable  # type: ignore[attr-defined]
+    return variable if variable in parameters else None
 
-    A layer sees ``samples * positions`` rows: one position for a plain batch, more for sequences.
 
-    Attributes:
-        samples: Number of samples n.
-        positions: Rows of each sample, T.
-        sample_major: Rows run as (n, T) if true, as (T, n) if false.
-    """
+def saved(node: Node, name: str) -> Any:
+    """What autograd saved in a node for the backward pass: a tensor, or a plain argument."""
+    return getattr(node, f"_saved_{name}")
 
-    samples: int
-    positions: int
-    sample_major: bool
 
-    def split(self, rows: Tensor) -> Tensor:
-        """Gives each sample its rows: (..., R, d) -> (..., n, T, d), a view."""
-        *lead, _, d = rows.shape
-        if self.sample_major:
-            return rows.view(*lead, self.samples, self.positions, d)
-        return rows.view(*lead, self.positions, self.samples, d).transpose(-3, -2)
-
-    def label(self, per_sample: Tensor) -> Tensor:
-        """Repeats one value a sample for each of its rows: (n,) -> (R,)."""
-        if self.sample_major:
-            return per_sample.repeat_interleave(self.positions)
-        return per_sample.repeat(self.positions)
+def output_shape(node: Node) -> tuple[int, ...]:
+    """The shape of the node's first output."""
+    return tuple(node._input_metadata[0].shape)
 
 
 @dataclass(frozen=True)
@@ -65,12 +54,46 @@ class Rows:
         return self.samples * self.outputs
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples are in a tensor: one dimension of it holds ``samples * positions`` entries.
+
+    Attributes:
+        samples: Number of samples n.
+        positions: Entries of each sample, T: 1 for a plain batch, more for sequences folded into the batch.
+        sample_major: Entries run as (n, T) if true, as (T, n) if false.
+        axis: The dimension; None if the tensor belongs to a single sample whole.
+    """
+
+    samples: int
+    positions: int = 1
+    sample_major: bool = True
+    axis: int | None = 0
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """Brings the samples to the front: (k, *shape) -> (k, n, T, *shape without the axis), a view."""
+        if self.axis is None:
+            return tensor.unsqueeze(1).unsqueeze(1)
+        front = tensor.movedim(1 + self.axis, 1) if self.axis else tensor
+        if self.sample_major:
+            return torch.unflatten(front, 1, (self.samples, self.positions))
+        return torch.unflatten(front, 1, (self.positions, self.samples)).transpose(1, 2)
+
+    @classmethod
+    def along(cls, axis: int, size: int, samples: int) -> "tuple[Layout, ...]":
+        """Every layout of ``samples`` along a dimension of this size."""
+        if size % samples:
+            return ()
+        positions = size // samples
+        return tuple(cls(samples, positions, major, axis) for major in ((True, False) if positions > 1 else (True,)))
+
+
 class Use(Protocol):
     """One use of one or more parameters by one node of the autograd graph."""
 
     @property
     def edge(self) -> GradientEdge:
-        """The node's output; the gradient that flows into it is the cotangent the rule needs."""
+        """The node's output z; the gradient that flows into it is the cotangent the rule needs."""
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -80,16 +103,23 @@ class Use(Protocol):
     def handled(self) -> tuple[int, ...]:
         """The positions of the node's inputs that this use accounts for."""
 
-    @property
-    def rows(self) -> int:
-        """Rows R of the node's output: its cotangent reshapes to (R, -1)."""
-
-    @property
-    def signature(self) -> object:
-        """Hashable; changes when the shapes or the parameters of the use change."""
+    def layouts(self, samples: int) -> Sequence[Layout]:
+        """Every layout of z that this use can work with."""
 
     def without(self, parameters: Container[Tensor]) -> "Use":
         """The same use, blind to some of its parameters."""
+
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+        """The parameter's Jacobian rows through this use.
+
+        Args:
+            parameter: One of ``parameters``.
+            cotangent: ∂(output k, summed over samples)/∂z for every k: (o, *z.shape).
+            layout: Of z.
+
+        Returns:
+            (o, n, *parameter.shape).
+        """
 
 
 class Block(Protocol):

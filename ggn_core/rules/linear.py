@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Rows, is_leaf
+from .base import Edges, Layout, Rows, leaf, saved
 
-__all__ = ["LinearBlock", "LinearUse", "blocks", "recognise_addmm", "recognise_mm"]
+__all__ = ["RECOGNISERS", "LinearBlock", "LinearUse", "blocks"]
 
 # Elements that one temporary of the Gram may hold: 2**24 float32 are 64 MiB.
 TEMPORARY_ELEMENTS = 2**24
@@ -50,9 +50,8 @@ class LinearUse:
     def parameters(self) -> tuple[Tensor, ...]:
         return tuple(p for p in (self.weight, self.bias) if p is not None)
 
-    @property
-    def signature(self) -> object:
-        return (self.rows, self.flipped, *(id(p) for p in self.parameters))
+    def layouts(self, samples: int) -> Sequence[Layout]:
+        return Layout.along(0, self.rows, samples)
 
     def without(self, parameters: Container[Tensor]) -> "LinearUse":
         return replace(
@@ -61,26 +60,35 @@ class LinearUse:
             bias=None if self.bias in parameters else self.bias,
         )
 
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+        g = layout.split(cotangent)  # (o, n, T, p)
+        if parameter is self.bias:
+            return g.sum(2)
+        assert self.activation is not None
+        a = layout.split(self.activation.unsqueeze(0))  # (1, n, T, d)
+        rows = g.transpose(2, 3) @ a  # (o, n, p, d)
+        return rows.transpose(2, 3) if self.flipped else rows
 
-def recognise_addmm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
+
+def _addmm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
     """Recognises ``torch.addmm(bias, a, weight)``, the product behind ``torch.nn.functional.linear`` with a bias."""
-    if node._saved_alpha != 1 or node._saved_beta != 1:  # type: ignore[attr-defined]
+    if saved(node, "alpha") != 1 or saved(node, "beta") != 1:
         return None
     weight, flipped = _matrix(edges[2][0], parameters)
-    bias = _leaf(edges[0][0], parameters)
+    bias = leaf(edges[0][0], parameters)
     if bias is not None and bias.dim() != 1:
         bias = None  # broadcast in another way: the generic rule's
-    rows = node._saved_mat1_sym_sizes[0]  # type: ignore[attr-defined]
-    activation = node._saved_mat1 if weight is not None else None  # type: ignore[attr-defined]
+    rows = saved(node, "mat1_sym_sizes")[0]
+    activation = saved(node, "mat1") if weight is not None else None
     return _use(node, rows, activation, weight, bias, flipped, weight_at=2)
 
 
-def recognise_mm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
+def _mm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
     """Recognises ``torch.mm(a, weight)``, the product behind ``torch.nn.functional.linear`` without a bias."""
     weight, flipped = _matrix(edges[1][0], parameters)
     if weight is None:
         return None
-    activation = node._saved_self  # type: ignore[attr-defined]
+    activation = saved(node, "self")
     return _use(node, activation.shape[0], activation, weight, None, flipped, weight_at=1)
 
 
@@ -100,19 +108,11 @@ def _use(
     return LinearUse(GradientEdge(node, 0), rows, activation, weight, bias, flipped, handled)
 
 
-def _leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
-    """The parameter that enters the graph at ``node``, if it is one."""
-    if node is None or not is_leaf(node):
-        return None
-    variable: Tensor = node.variable  # type: ignore[attr-defined]
-    return variable if variable in parameters else None
-
-
 def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | None, bool]:
     """The parameter W behind the second factor of a product, and whether the product is with W rather than Wᵀ."""
     if node is not None and node.name() == "TBackward0":
-        return _leaf(node.next_functions[0][0], parameters), False
-    return _leaf(node, parameters), True
+        return leaf(node.next_functions[0][0], parameters), False
+    return leaf(node, parameters), True
 
 
 class LinearBlock:
@@ -227,19 +227,22 @@ def _add_outer_(gram: Tensor, jacobian: Tensor) -> None:
     gram.view(total, total).addmm_(rows, rows.T)
 
 
-def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], rows: Rows) -> list[LinearBlock]:
+def blocks(
+    uses: Sequence[tuple[LinearUse, Tensor, Layout]], parameters: Container[Tensor], rows: Rows
+) -> list[LinearBlock]:
     """Lays the uses of each parameter end to end and pairs a bias with its weight where both are always used together.
 
     Args:
         uses: Each use with its cotangent (o, R, p) and the layout of its R rows.
+        parameters: The parameters to make blocks of; others are passed over.
         rows: The shape of the residuals.
     """
     of_weight: dict[Tensor, list[int]] = {}
     of_bias: dict[Tensor, list[int]] = {}
     for index, (use, _, _) in enumerate(uses):
-        if use.weight is not None:
+        if use.weight is not None and use.weight in parameters:
             of_weight.setdefault(use.weight, []).append(index)
-        if use.bias is not None:
+        if use.bias is not None and use.bias in parameters:
             of_bias.setdefault(use.bias, []).append(index)
 
     made = []
@@ -249,7 +252,7 @@ def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], rows: Rows) -> list
         flipped = mine[0][0].flipped
         bias = mine[0][0].bias
         same_side = all(use.flipped == flipped for use, _, _ in mine)
-        if bias is not None and of_bias[bias] == indices and same_side:
+        if bias is not None and of_bias.get(bias) == indices and same_side:
             paired.add(bias)
         else:
             bias = None
@@ -278,3 +281,6 @@ def _end_to_end(factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
         lead = max(part.shape[0] for part in side)
         sides.append(torch.cat([part.expand(lead, -1, -1, -1) for part in side], 2))
     return sides[0], sides[1]
+
+
+RECOGNISERS = {"AddmmBackward0": _addmm, "MmBackward0": _mm}

@@ -1,0 +1,88 @@
+"""The rule of convolutions, of any dimension, stride, padding, dilation and groups, transposed or not.
+
+A sample's Jacobian row is the weight gradient of that sample alone. The gradients of all samples come from one
+convolution backward with the batch folded into the channels: (1, R·c, …) and R times the groups.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .base import Edges, Layout, leaf, output_shape, saved
+
+__all__ = ["RECOGNISERS", "ConvolutionUse"]
+
+
+@dataclass(frozen=True, eq=False)
+class ConvolutionUse:
+    """One convolution.
+
+    Attributes:
+        node: The convolution's node, which holds its input and settings.
+        weight: If trainable.
+        bias: If trainable.
+        handled: Positions of both among the node's inputs.
+    """
+
+    node: Node
+    weight: Tensor | None
+    bias: Tensor | None
+    handled: tuple[int, ...]
+
+    @property
+    def edge(self) -> GradientEdge:
+        return GradientEdge(self.node, 0)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(p for p in (self.weight, self.bias) if p is not None)
+
+    def layouts(self, samples: int) -> Sequence[Layout]:
+        return Layout.along(0, output_shape(self.node)[0], samples)
+
+    def without(self, parameters: Container[Tensor]) -> "ConvolutionUse":
+        return replace(
+            self,
+            weight=None if self.weight in parameters else self.weight,
+            bias=None if self.bias in parameters else self.bias,
+        )
+
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+        if parameter is self.bias:
+            return layout.split(cotangent.flatten(3).sum(3)).sum(2)  # (o, R, c) -> (o, n, T, c) -> (o, n, c)
+        by_row = torch.stack([self._weight_gradients(parameter, g) for g in cotangent])  # (o, R, *weight.shape)
+        return layout.split(by_row).sum(2) if layout.positions > 1 else by_row
+
+    def _weight_gradients(self, weight: Tensor, cotangent: Tensor) -> Tensor:
+        """Each row's own weight gradient, (R, *weight.shape), for a cotangent (R, c_out, …)."""
+        node = self.node
+        x: Tensor = saved(node, "input")
+        rows = x.shape[0]
+        gradients: Tensor = torch.ops.aten.convolution_backward(
+            cotangent.reshape(1, -1, *cotangent.shape[2:]),
+            x.reshape(1, -1, *x.shape[2:]),
+            weight.detach().repeat(rows, *(1 for _ in weight.shape[1:])),  # for its shape; its values are not used
+            None,
+            saved(node, "stride"),
+            saved(node, "padding"),
+            saved(node, "dilation"),
+            saved(node, "transposed"),
+            saved(node, "output_padding"),
+            rows * saved(node, "groups"),
+            [False, True, False],
+        )[1]
+        return gradients.view(rows, *weight.shape)
+
+
+def _convolution(node: Node, edges: Edges, parameters: Container[Tensor]) -> ConvolutionUse | None:
+    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+    if weight is None and bias is None:
+        return None
+    handled = ((1,) if weight is not None else ()) + ((2,) if bias is not None else ())
+    return ConvolutionUse(node, weight, bias, handled)
+
+
+RECOGNISERS = {"ConvolutionBackward0": _convolution}

@@ -1,0 +1,197 @@
+"""The rule of parameters that scale or shift: z = w ⊙ x + c, with w and c broadcast against z.
+
+Normalization layers (with x the normalized input), PReLU, scales, shifts, and biases added by hand are of this form.
+With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g for c, summed over what was broadcast.
+"""
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .base import Edges, Layout, leaf, output_shape, saved
+
+__all__ = ["RECOGNISERS", "ElementwiseUse"]
+
+# Gives ∂z/∂w, of a shape that broadcasts to z's; a number where it is constant.
+Factor = Callable[[], Tensor | float]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One parameter's part.
+
+    Attributes:
+        parameter: The parameter.
+        aligned: Its shape with as many dimensions as z, ones where it is broadcast.
+        factor: What it is multiplied by.
+    """
+
+    parameter: Tensor
+    aligned: tuple[int, ...]
+    factor: Factor
+
+
+@dataclass(frozen=True, eq=False)
+class ElementwiseUse:
+    """Scales and shifts by one node.
+
+    Attributes:
+        edge: The node's output z.
+        shape: Of z.
+        terms: The parameters' parts.
+        handled: Positions of the parameters among the node's inputs.
+    """
+
+    edge: GradientEdge
+    shape: tuple[int, ...]
+    terms: tuple[Term, ...]
+    handled: tuple[int, ...]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(dict.fromkeys(term.parameter for term in self.terms))
+
+    def layouts(self, samples: int) -> Sequence[Layout]:
+        if samples == 1:
+            return (Layout(1, axis=None),)
+        return [
+            layout
+            for axis, size in enumerate(self.shape)
+            if all(term.aligned[axis] == 1 for term in self.terms)
+            for layout in Layout.along(axis, size, samples)
+        ]
+
+    def without(self, parameters: Container[Tensor]) -> "ElementwiseUse":
+        return replace(self, terms=tuple(term for term in self.terms if term.parameter not in parameters))
+
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+        rows = [self._rows(term, cotangent, layout) for term in self.terms if term.parameter is parameter]
+        return sum(rows[1:], start=rows[0])
+
+    def _rows(self, term: Term, cotangent: Tensor, layout: Layout) -> Tensor:
+        factor = term.factor()
+        g = layout.split(cotangent)  # (o, n, T, *shape without the axis)
+        if isinstance(factor, Tensor):
+            g = g * layout.split(factor.expand(self.shape).unsqueeze(0))
+        elif factor != 1:
+            g = g * factor
+        kept = [size for axis, size in enumerate(term.aligned) if axis != layout.axis]
+        summed = [2] + [3 + place for place, size in enumerate(kept) if size == 1]
+        return g.sum(summed).view(*g.shape[:2], *term.parameter.shape)
+
+
+def _use(node: Node, found: Sequence[tuple[int, Tensor | None, tuple[int, ...], Factor]]) -> ElementwiseUse | None:
+    """Makes a use of those (input position, parameter, aligned shape, factor) whose parameter is one."""
+    terms = [(at, Term(p, aligned, factor)) for at, p, aligned, factor in found if p is not None]
+    if not terms:
+        return None
+    handled = tuple(at for at, _ in terms)
+    return ElementwiseUse(GradientEdge(node, 0), output_shape(node), tuple(term for _, term in terms), handled)
+
+
+def _trailing(parameter: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A parameter's shape aligned to the last dimensions of z, as arithmetic broadcasts."""
+    return () if parameter is None else (1,) * (len(shape) - parameter.dim()) + tuple(parameter.shape)
+
+
+def _channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A parameter's shape aligned to dimension 1 of z, as normalization by channel does."""
+    return (1, shape[1], *(1 for _ in shape[2:]))
+
+
+def _one() -> float:
+    return 1.0
+
+
+def _multiplication(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    shape = output_shape(node)
+    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    return _use(
+        node,
+        (
+            (0, left, _trailing(left, shape), lambda: _same_dtype(saved(node, "other"), left)),
+            (1, right, _trailing(right, shape), lambda: _same_dtype(saved(node, "self"), right)),
+        ),
+    )
+
+
+def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
+    return factor if parameter is None else factor.to(parameter.dtype)
+
+
+def _addition(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    shape = output_shape(node)
+    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    alpha = float(saved(node, "alpha"))
+    return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: alpha)))
+
+
+def _subtraction(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    shape = output_shape(node)
+    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    alpha = float(saved(node, "alpha"))
+    return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: -alpha)))
+
+
+def _layer_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    shape = output_shape(node)
+    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+
+    def normalized() -> Tensor:
+        x: Tensor = saved(node, "input")
+        return x.sub(saved(node, "result1")).mul_(saved(node, "result2"))
+
+    return _use(node, ((1, weight, _trailing(weight, shape), normalized), (2, bias, _trailing(bias, shape), _one)))
+
+
+def _group_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    shape = output_shape(node)
+    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+
+    def normalized() -> Tensor:
+        x: Tensor = saved(node, "input")
+        mean, rstd = saved(node, "result1"), saved(node, "result2")
+        grouped = x.reshape(*mean.shape, -1)  # (N, groups, channels of a group × positions)
+        return (grouped - mean.unsqueeze(2)).mul_(rstd.unsqueeze(2)).view(x.shape)
+
+    return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
+
+
+def _batch_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    """In evaluation mode the running statistics are constants; in training mode this rule does not apply."""
+    if saved(node, "training"):
+        return None
+    shape = output_shape(node)
+    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+
+    def normalized() -> Tensor:
+        x: Tensor = saved(node, "input")
+        mean, var, by_channel = saved(node, "running_mean"), saved(node, "running_var"), _channel(shape)
+        return (x - mean.view(by_channel)).mul_((var + saved(node, "eps")).rsqrt().view(by_channel))
+
+    return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
+
+
+def _prelu(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+    """PReLU is z = max(x, 0) + w min(x, 0); torch hands the kernel a view of the weight, (1, c, 1, …)."""
+    view = edges[1][0]
+    weight = leaf(view, parameters)
+    if weight is None and view is not None and view.name() == "ViewBackward0":
+        weight = leaf(view.next_functions[0][0], parameters)
+    shape = output_shape(node)
+    aligned = tuple(saved(node, "weight").shape)
+    aligned = (1,) * (len(shape) - len(aligned)) + aligned
+    return _use(node, ((1, weight, aligned, lambda: saved(node, "self").clamp(max=0)),))
+
+
+RECOGNISERS = {
+    "MulBackward0": _multiplication,
+    "AddBackward0": _addition,
+    "SubBackward0": _subtraction,
+    "NativeLayerNormBackward0": _layer_norm,
+    "NativeGroupNormBackward0": _group_norm,
+    "NativeBatchNormBackward0": _batch_norm,
+    "PreluKernelBackward0": _prelu,
+}
