@@ -184,6 +184,76 @@ class Attention(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
+class TiedEmbedding(nn.Module):
+    """A language model's habit: the head's weight is the table."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.table = nn.Embedding(6, 4)
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = nn.functional.linear(self.table(x).sin(), self.table.weight)
+        return logits.tanh().mean(1)[:, : self.outputs]
+
+
+class TwoTables(nn.Module):
+    """A table looked up twice, with padding, and positions of its own."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.table, self.position = nn.Embedding(6, 4, padding_idx=2), nn.Embedding(3, 4)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        h = self.table(x) + self.position(places) + self.table(x.flip(1)).sin()
+        return self.head(h.tanh().mean(1))
+
+
+class Frames(nn.Module):
+    """A convolution that sees the frames of a film as a batch."""
+
+    def __init__(self, outputs: int, frames_first: bool):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Conv2d(1, 2, 2), nn.GroupNorm(1, 2), nn.Linear(18, outputs)
+        self.frames_first = frames_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, frames = x.shape[:2]
+        film = x.transpose(0, 1) if self.frames_first else x
+        h = self.norm(self.layer(film.reshape(-1, 1, 4, 4))).tanh().flatten(1)
+        h = h.view(frames, samples, -1).sum(0) if self.frames_first else h.view(samples, frames, -1).sum(1)
+        return self.head(h)
+
+
+class PositionsFirst(nn.Module):
+    """Normalization and scales on tensors with positions first and samples second."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.norm, self.scale, self.head = nn.LayerNorm(4), nn.Parameter(torch.randn(3, 1, 4)), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.norm(x.transpose(0, 1)) * self.scale).tanh().sum(0))
+
+
+class Arithmetic(nn.Module):
+    """Parameters on either side of products, sums, differences, quotients and powers, some of them scalars."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.rand(4) + 0.5) for _ in range(3))
+        self.d, self.e = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.rand(3, 1) + 0.5)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a - self.b * x
+        h = torch.add(h, self.c, alpha=2) / (self.b + self.d**2)
+        h = torch.sub(h, self.d, alpha=3) * self.e
+        return self.head((h * self.a * self.a).tanh().mean(1))
+
+
 class Residual(nn.Module):
     """A skip connection around an in-place activation."""
 
@@ -291,10 +361,40 @@ CASES = [
     _image_case("conv2d", lambda: [nn.Conv2d(2, 3, 3)], 27),
     _image_case("conv2d-strided-padded", lambda: [nn.Conv2d(2, 3, 3, stride=2, padding=1)], 27),
     _image_case("conv2d-grouped", lambda: [nn.Conv2d(2, 4, 3, groups=2)], 36),
+    _image_case("conv2d-depthwise", lambda: [nn.Conv2d(2, 2, 3, groups=2, bias=False)], 18),
+    _image_case(
+        "conv2d-dilated-circular", lambda: [nn.Conv2d(2, 2, 2, dilation=2, padding=1, padding_mode="circular")], 50
+    ),
+    _image_case("conv2d-same-reflect", lambda: [nn.Conv2d(2, 2, (2, 3), padding="same", padding_mode="reflect")], 50),
+    _image_case("conv2d-inplace", lambda: [nn.Conv2d(2, 2, 3), nn.ReLU(inplace=True), nn.Conv2d(2, 2, 2)], 8),
     _image_case("conv-transpose2d", lambda: [nn.ConvTranspose2d(2, 1, 2)], 36),
+    _image_case(
+        "conv-transpose2d-strided-grouped",
+        lambda: [nn.ConvTranspose2d(2, 2, 2, stride=2, output_padding=1, groups=2, padding=1)],
+        162,
+    ),
+    _image_case("max-pool", lambda: [nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), nn.Conv2d(3, 2, 1)], 8),
+    Case(
+        "conv1d",
+        lambda o: nn.Sequential(nn.Conv1d(3, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(6, o)),
+        _sequences,
+    ),
+    Case(
+        "conv3d",
+        lambda o: nn.Sequential(nn.Conv3d(1, 2, 2, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(4, o)),
+        lambda b: torch.randn(b, 1, 2, 3, 4),
+    ),
+    Case("conv-over-frames", lambda o: Frames(o, frames_first=False), lambda b: torch.randn(b, 3, 4, 4)),
+    Case("conv-over-frames-first", lambda o: Frames(o, frames_first=True), lambda b: torch.randn(b, 3, 4, 4)),
     _image_case("group-norm", lambda: [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)], 36),
     _image_case("instance-norm", lambda: [nn.Conv2d(2, 2, 3), nn.InstanceNorm2d(2, affine=True)], 18),
     _image_case("batch-norm-eval", lambda: [nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2).eval()], 18),
+    _image_case(
+        "batch-norm-eval-without-affine", lambda: [nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2, affine=False).eval()], 18
+    ),
+    _image_case("layer-norm-of-images", lambda: [nn.Conv2d(2, 2, 3), nn.LayerNorm((2, 3, 3))], 18),
+    Case("layer-norm-positions-first", PositionsFirst, _sequences),
+    Case("arithmetic", Arithmetic, _sequences),
     _vector_case("layer-norm", lambda: [nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()], 5),
     _vector_case("rms-norm", lambda: [nn.Linear(4, 5), nn.RMSNorm(5), nn.Tanh()], 5),
     _vector_case("prelu", lambda: [nn.Linear(4, 5), nn.PReLU(5)], 5),
@@ -304,6 +404,14 @@ CASES = [
         lambda o: nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9, o)),
         _tokens,
     ),
+    Case("embedding-tied-to-head", TiedEmbedding, _tokens),
+    Case("embedding-twice-with-padding", TwoTables, _tokens),
+    Case(
+        "embedding-bag",
+        lambda o: nn.Sequential(nn.EmbeddingBag(6, 4, mode="mean"), nn.Tanh(), nn.Linear(4, o)),
+        _tokens,
+    ),
+    Case("rnn", lambda o: Recurrent(nn.RNN, o), _sequences),
     Case("lstm", lambda o: Recurrent(nn.LSTM, o), _sequences),
     Case("gru", lambda o: Recurrent(nn.GRU, o), _sequences),
     Case("attention", Attention, _sequences),

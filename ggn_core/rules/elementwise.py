@@ -154,7 +154,7 @@ def _group_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> Elem
         x: Tensor = saved(node, "input")
         mean, rstd = saved(node, "result1"), saved(node, "result2")
         grouped = x.reshape(*mean.shape, -1)  # (N, groups, channels of a group × positions)
-        return (grouped - mean.unsqueeze(2)).mul_(rstd.unsqueeze(2)).view(x.shape)
+        return grouped.sub(mean.unsqueeze(2)).mul_(rstd.unsqueeze(2)).view(x.shape)
 
     return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
 
@@ -169,7 +169,7 @@ def _batch_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> Elem
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
         mean, var, by_channel = saved(node, "running_mean"), saved(node, "running_var"), _channel(shape)
-        return (x - mean.view(by_channel)).mul_((var + saved(node, "eps")).rsqrt().view(by_channel))
+        return x.sub(mean.view(by_channel)).mul_((var + saved(node, "eps")).rsqrt().view(by_channel))
 
     return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
 
