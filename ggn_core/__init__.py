@@ -2,11 +2,13 @@
 
 from .errors import GGNError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .gram import gram
+from .operator import GramOperator
 from .optimizer import GGN, StepInfo
 
 __all__ = [
     "GGN",
     "GGNError",
+    "GramOperator",
     "NonFiniteError",
     "ResidualsError",
     "SettingError",

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from .capture import named_trainable
 from .errors import ResidualsError
 from .jacobian import Linearizer
+from .model import call
 
 __all__ = ["gram"]
 
 
-def gram(model: nn.Module, inputs: Tensor) -> Tensor:
+def gram(model: nn.Module, inputs: object) -> Tensor:
     """Computes G = J Jᵀ exactly, with J the Jacobian of the model's outputs with respect to its trainable parameters.
 
     J itself is never formed for the layers that a structured rule serves. Everything else goes through a generic rule,
@@ -18,7 +19,7 @@ def gram(model: nn.Module, inputs: Tensor) -> Tensor:
 
     Args:
         model: Any module that returns a tensor of shape (n, ...): n samples.
-        inputs: What the model takes.
+        inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
         Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the output's dtype.
@@ -32,6 +33,6 @@ def gram(model: nn.Module, inputs: Tensor) -> Tensor:
     if not parameters:
         raise ResidualsError(f"{type(model).__name__} has no trainable parameters, so no Gram matrix")
     with torch.enable_grad():
-        outputs = model(inputs)
+        outputs = call(model, inputs)
     with torch.no_grad():
         return Linearizer()(outputs, parameters).gram()

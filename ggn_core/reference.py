@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from .capture import named_trainable
+from .model import call
 
 __all__ = ["dense_gram", "dense_jacobian", "dense_step"]
 
 
-def dense_jacobian(model: nn.Module, inputs: Tensor) -> Tensor:
+def dense_jacobian(model: nn.Module, inputs: object) -> Tensor:
     """J of shape (n·o, P): outputs in the order of ``model(inputs).reshape(-1)``, parameters in that of
     ``model.named_parameters()``, trainable ones only.
     """
@@ -20,24 +21,31 @@ def dense_jacobian(model: nn.Module, inputs: Tensor) -> Tensor:
     parameters = {name: p.detach() for p, name in named_trainable(model).items()}
 
     def outputs(p: dict[str, Tensor]) -> Tensor:
-        result: Tensor = functional_call(model, p, (inputs,))
+        result: Tensor = functional_call(model, p, *_arguments(inputs))
         return result.reshape(-1)
 
     jacobian = jacrev(outputs)(parameters)  # {name: (n·o, *shape)}
     return torch.cat([rows.reshape(rows.shape[0], -1) for rows in jacobian.values()], 1)
 
 
-def dense_gram(model: nn.Module, inputs: Tensor) -> Tensor:
+def dense_gram(model: nn.Module, inputs: object) -> Tensor:
     """G = J Jᵀ, of shape (n·o, n·o)."""
     jacobian = dense_jacobian(model, inputs)
     return jacobian @ jacobian.T
 
 
-def dense_step(model: nn.Module, inputs: Tensor, targets: Tensor, lr: float, damping: float) -> Tensor:
+def dense_step(model: nn.Module, inputs: object, targets: Tensor, lr: float, damping: float) -> Tensor:
     """The change of the parameters, −lr Jᵀ (J Jᵀ + damping·I)⁻¹ (f − y), as one vector (P,)."""
     jacobian = dense_jacobian(model, inputs)
     with torch.no_grad():
-        residuals = (model(inputs) - targets).reshape(-1)
+        residuals = (call(model, inputs) - targets).reshape(-1)
     damped = jacobian @ jacobian.T + damping * torch.eye(len(residuals), dtype=jacobian.dtype)
     change: Tensor = -lr * jacobian.T @ torch.linalg.solve(damped, residuals)
     return change
+
+
+def _arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Inputs as ``functional_call`` wants them."""
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}

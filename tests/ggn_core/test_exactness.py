@@ -59,3 +59,22 @@ def test_parameters_outside_the_step_stay(case: Case) -> None:
     assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
     assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
     assert all(p.grad is None for p in model.parameters())
+
+
+class TwoInputs(nn.Module):
+    """Takes two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.left(a) * self.right(b)).sum(1)
+
+
+def test_tuples_and_dicts_of_inputs() -> None:
+    model, a, b = TwoInputs().double(), torch.randn(5, 3).double(), torch.randn(5, 4).double()
+    expected = dense_gram(model, (a, b))
+    assert _relative_error(gram(model, (a, b)), expected) < TOLERANCE
+    assert _relative_error(gram(model, {"b": b, "a": a}), expected) < TOLERANCE
+    assert torch.equal(dense_gram(model, {"b": b, "a": a}), expected)
