@@ -1,0 +1,140 @@
+"""Which sample a row belongs to is found out, never assumed, and found out anew when it may have changed."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ggn_core import GGN, gram
+from ggn_core.capture import named_trainable, trace
+from ggn_core.jacobian import Linearizer, as_rows
+from ggn_core.layout import certify
+from ggn_core.reference import dense_gram, dense_step
+
+
+@pytest.fixture(autouse=True)
+def _same_every_time() -> None:
+    torch.manual_seed(0)
+
+
+class Rerouted(nn.Module):
+    """Rows pass through ``route`` between two layers, and back afterwards."""
+
+    def __init__(self, route: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.route = route
+        self.matrix = torch.eye(5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.route(self.matrix, self.first(x).tanh())
+        return self.head(self.second(h).tanh())
+
+
+class Swap(torch.autograd.Function):
+    """A custom function that permutes rows as a matrix says."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, h: Tensor) -> Tensor:
+        return matrix @ h
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[None, Tensor]:  # type: ignore[no-untyped-def]
+        return None, ctx.saved_tensors[0].T @ g
+
+
+ROUTES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "index": lambda m, h: h[m.argmax(1)],
+    "index_select": lambda m, h: h.index_select(0, m.argmax(1)),
+    "gather": lambda m, h: h.gather(0, m.argmax(1, keepdim=True).expand_as(h)),
+    "take_along_dim": lambda m, h: h.take_along_dim(m.argmax(1, keepdim=True), 0),
+    "index_add": lambda m, h: torch.zeros_like(h).index_add(0, m.argmax(0), h),
+    "scatter": lambda m, h: torch.zeros_like(h).scatter(0, m.argmax(0, keepdim=True).T.expand_as(h), h),
+    "index_put": lambda m, h: torch.zeros_like(h).index_put((m.argmax(0),), h),
+    "mm": lambda m, h: m @ h,
+    "bmm": lambda m, h: torch.bmm(m.unsqueeze(0), h.unsqueeze(0)).squeeze(0),
+    "einsum": lambda m, h: torch.einsum("ij,jd->id", m, h),
+    "addmm": lambda m, h: torch.addmm(torch.zeros_like(h), m, h),
+    "mv": lambda m, h: torch.stack([torch.mv(m, h[:, j]) for j in range(4)], 1),
+    "roll": lambda m, h: h.roll(int(m.argmax(1)[0]), 0),
+    "custom function": Swap.apply,
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_that_changes_between_steps_is_followed(route: str) -> None:
+    """The first step, where the route is the identity, must not vouch for the second, where samples trade places.
+
+    Trading places and staying there makes residual i depend on sample j's row: the layer before is no longer laid out
+    as certified.
+    """
+    model = Rerouted(ROUTES[route]).double()
+    optimizer = GGN(model, lr=0.5, damping=0.3)
+    x, y = torch.randn(5, 3).double(), torch.randn(5, 1).double()
+    for matrix in (torch.eye(5), torch.eye(5).roll(2, 0), torch.eye(5)[[1, 0, 2, 4, 3]], torch.eye(5)):
+        model.matrix = matrix.double()
+        before = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        change = dense_step(model, x, y, lr=0.5, damping=0.3)
+        optimizer.step(lambda: model(x) - y)
+        after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        assert torch.allclose(after - before, change, rtol=1e-9, atol=1e-13)
+
+
+def test_mixing_is_noticed_however_weak() -> None:
+    """Each sample sees a millionth of its neighbour."""
+
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.layer(x).tanh()
+            return self.head(h + 1e-6 * h.roll(1, 0))
+
+    model, x = Leaky().double(), torch.randn(5, 3).double()
+    expected = dense_gram(model, x)
+    assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-12
+
+
+def _certificates(model: nn.Module, x: Tensor, steps: int) -> int:
+    """How many graphs are remembered after some steps' linearizations."""
+    linearizer = Linearizer()
+    for _ in range(steps):
+        linearizer(model(x), named_trainable(model))
+    return len(linearizer._certificates)
+
+
+def test_a_certificate_is_kept_for_equal_graphs_only() -> None:
+    x = torch.randn(6, 3)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    assert _certificates(plain, x, 3) == 1
+    assert _certificates(nn.Sequential(nn.Linear(3, 40), nn.Dropout(0.5), nn.Linear(40, 1)), x, 3) == 1
+    routed = Rerouted(ROUTES["index"]).double()
+    assert _certificates(routed, torch.randn(5, 3).double(), 3) == 0
+
+
+def test_silent_samples_do_not_vouch_for_later_steps() -> None:
+    """A head of zeros: every cotangent before it vanishes, so nothing can be learnt about those layers yet."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    nn.init.zeros_(model[2].weight)
+    outputs = model(torch.randn(6, 3))
+    traced = trace(outputs, named_trainable(model), 6)
+    assert not certify(outputs, traced.uses, as_rows(outputs)).lasting
+
+
+def test_the_memory_of_graphs_is_bounded() -> None:
+    from ggn_core.jacobian import REMEMBERED
+
+    layer = nn.Linear(3, 4)
+    linearizer = Linearizer()
+    for samples in range(2, REMEMBERED + 20):
+        linearizer(layer(torch.randn(samples, 3)), named_trainable(layer))
+    assert len(linearizer._certificates) <= REMEMBERED
