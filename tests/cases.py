@@ -239,19 +239,44 @@ class PositionsFirst(nn.Module):
 
 
 class Arithmetic(nn.Module):
-    """Parameters on either side of products, sums, differences, quotients and powers, some of them scalars."""
+    """Parameters on either side of products, sums and differences, some of them scalars."""
 
     def __init__(self, outputs: int):
         super().__init__()
-        self.a, self.b, self.c = (nn.Parameter(torch.rand(4) + 0.5) for _ in range(3))
-        self.d, self.e = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.rand(3, 1) + 0.5)
+        self.a, self.b, self.c, self.d = (nn.Parameter(torch.rand(4) + 0.5) for _ in range(4))
+        self.e, self.f = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.rand(3, 1) + 0.5)
         self.head = nn.Linear(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.a - self.b * x
-        h = torch.add(h, self.c, alpha=2) / (self.b + self.d**2)
+        h = torch.add(h, self.c, alpha=2).tanh() * self.f
         h = torch.sub(h, self.d, alpha=3) * self.e
-        return self.head((h * self.a * self.a).tanh().mean(1))
+        return self.head((h * self.a * self.a - self.e).tanh().mean(1))
+
+
+class Quotient(nn.Module):
+    """Uses that no rule recognises: quotients and powers."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.rand(4) + 0.5)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x / self.a + self.a * self.b**2).tanh())
+
+
+class BothSides(nn.Module):
+    """A square weight and its bias, used by Wᵀ in one layer and by W in the next."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.linear(x, self.weight, self.bias).tanh()
+        return self.head(torch.addmm(self.bias, h, self.weight).tanh())
 
 
 class Residual(nn.Module):
@@ -349,6 +374,7 @@ CASES = [
     Case("tied-transpose", Tied, _vectors),
     Case("tied-across-layers", TiedAcross, _vectors),
     Case("shared-bias", SharedBias, _vectors),
+    Case("weight-from-both-sides", BothSides, _vectors),
     Case("layer-used-twice", Twice, _sequences),
     Case("weight-used-outside", Outside, _vectors),
     Case("bare-parameters", Bare, _vectors),
@@ -395,6 +421,7 @@ CASES = [
     _image_case("layer-norm-of-images", lambda: [nn.Conv2d(2, 2, 3), nn.LayerNorm((2, 3, 3))], 18),
     Case("layer-norm-positions-first", PositionsFirst, _sequences),
     Case("arithmetic", Arithmetic, _sequences),
+    Case("quotient", Quotient, _vectors),
     _vector_case("layer-norm", lambda: [nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()], 5),
     _vector_case("rms-norm", lambda: [nn.Linear(4, 5), nn.RMSNorm(5), nn.Tanh()], 5),
     _vector_case("prelu", lambda: [nn.Linear(4, 5), nn.PReLU(5)], 5),
