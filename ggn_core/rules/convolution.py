@@ -53,7 +53,8 @@ class ConvolutionUse:
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         if parameter is self.bias:
             return layout.split(cotangent.flatten(3).sum(3)).sum(2)  # (o, R, c) -> (o, n, T, c) -> (o, n, c)
-        by_row = torch.stack([self._weight_gradients(parameter, g) for g in cotangent])  # (o, R, *weight.shape)
+        parts = [self._weight_gradients(parameter, g) for g in cotangent]
+        by_row = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)  # (o, R, *weight.shape)
         return layout.split(by_row).sum(2) if layout.positions > 1 else by_row
 
     def _weight_gradients(self, weight: Tensor, cotangent: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class ConvolutionUse:
         gradients: Tensor = torch.ops.aten.convolution_backward(
             cotangent.reshape(1, -1, *cotangent.shape[2:]),
             x.reshape(1, -1, *x.shape[2:]),
-            weight.detach().repeat(rows, *(1 for _ in weight.shape[1:])),  # for its shape; its values are not used
+            weight.new_empty(rows * weight.shape[0], *weight.shape[1:]),  # its shape counts, its values do not
             None,
             saved(node, "stride"),
             saved(node, "padding"),

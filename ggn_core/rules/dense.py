@@ -14,6 +14,11 @@ __all__ = ["DenseBlock", "pulled_back"]
 ROWS_AT_ONCE = 64
 
 
+# Below this many entries a parameter's rows are packed together with others': one product instead of many small ones.
+# Above, the copy would cost more than it saves.
+PACKED_ENTRIES = 1024
+
+
 class DenseBlock:
     """Explicit Jacobian rows of some parameters.
 
@@ -23,20 +28,26 @@ class DenseBlock:
     """
 
     def __init__(self, parameters: Sequence[Tensor], jacobian: Sequence[Tensor]):
-        self.parameters = parameters
-        self.shapes = [p.shape for p in parameters]
-        # One matrix (o n, m) for all: one product for the Gram, one for the transpose.
-        rows = [part.flatten(2).flatten(0, 1) if part.dim() > 2 else part.reshape(-1, 1) for part in jacobian]
-        self.matrix = torch.cat(rows, 1) if len(rows) > 1 else rows[0]
+        rows = {
+            p: part.reshape(part.shape[0] * part.shape[1], -1) for p, part in zip(parameters, jacobian, strict=True)
+        }
+        small = [p for p in parameters if p.numel() < PACKED_ENTRIES]
+        # Matrices (o n, m), each with the parameters whose columns it holds.
+        self.matrices = [(rows[p], [p]) for p in parameters if p.numel() >= PACKED_ENTRIES]
+        if small:
+            self.matrices.append((torch.cat([rows[p] for p in small], 1), small))
 
     def add_gram_(self, gram: Tensor) -> None:
-        total = self.matrix.shape[0]
-        gram.view(total, total).addmm_(self.matrix, self.matrix.T)
+        total = gram.shape[0] * gram.shape[1]
+        for matrix, _ in self.matrices:
+            gram.view(total, total).addmm_(matrix, matrix.T)
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-        flat = v.flatten() @ self.matrix
-        parts = torch.split(flat, [shape.numel() for shape in self.shapes])
-        return [(p, part.view(shape)) for p, part, shape in zip(self.parameters, parts, self.shapes, strict=True)]
+        weights, parts = v.flatten(), []
+        for matrix, parameters in self.matrices:
+            columns = torch.split(weights @ matrix, [p.numel() for p in parameters])
+            parts += [(p, part.view(p.shape)) for p, part in zip(parameters, columns, strict=True)]
+        return parts
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         parameters, parts = zip(*self.transposed(v), strict=True)
