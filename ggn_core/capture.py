@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 
 from .errors import UnsupportedError
 from .rules import RECOGNISERS, Use, is_leaf
-from .signature import discrete_arguments, is_routed
+from .signature import discrete_arguments
 
 __all__ = ["Trace", "named_trainable", "restricted", "trace"]
 
@@ -48,6 +48,10 @@ REFUSALS: dict[str, Callable[[Node], str | None]] = {
 }
 
 
+# Nodes whose backward pass torch 2.13 vectorises wrongly.
+WRONG_UNDER_VMAP = frozenset({"CdistBackward0", "EuclideanDistBackward0"})
+
+
 @dataclass(eq=False)
 class Trace:
     """How the parameters enter the residuals.
@@ -55,25 +59,23 @@ class Trace:
     Attributes:
         uses: The recognised uses, in the order of the walk.
         generic: Parameters with at least one use that no rule recognises (none of their uses is in ``uses``).
-        signature: The nodes met, in order, with their sizes, dimensions and other discrete arguments. Equal
-            signatures mean the same operations on the same shapes.
-        routed: Whether some node may send rows elsewhere in the next step although the signature stays, because
-            where they go depends on the values of a tensor.
+        signature: The nodes met, in order, with their wiring, sizes, dimensions and other discrete arguments. Equal
+            signatures mean the same operations on the same shapes, put together in the same way.
+        vectorisable: Whether torch.func.vmap can be trusted with every node.
     """
 
     uses: list[Use] = field(default_factory=list)
     generic: list[Tensor] = field(default_factory=list)
     signature: tuple[object, ...] = ()
-    routed: bool = False
+    vectorisable: bool = True
 
 
-def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Trace:
+def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
     """Walks the autograd graph of ``residuals`` and collects the uses of ``parameters``.
 
     Args:
         residuals: Any tensor with a ``grad_fn``.
         parameters: The parameters of interest, each with its name for error messages. Other leaves are ignored.
-        samples: Number of samples n.
 
     Raises:
         UnsupportedError: A parameter does not appear in the graph, or a node may hide uses of parameters.
@@ -82,39 +84,49 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Tra
     signature: list[object] = []
     generic: dict[Tensor, None] = {}
     seen_parameters: set[Tensor] = set()
-    routed = False
+    vectorisable = True
     root = residuals.grad_fn
     assert root is not None
+    for parameter, name in parameters.items():
+        if parameter.is_complex():
+            raise UnsupportedError(f"the parameter '{name}' is complex; only real parameters are supported")
+        if parameter._backward_hooks:
+            raise UnsupportedError(
+                f"the parameter '{name}' has a gradient hook, which a Jacobian cannot honour; remove it"
+            )
     stack: list[Node] = [root]
-    visited: set[Node] = {root}
+    visited: dict[Node, int] = {root: 0}  # with the order of the first visit, which names a node in the signature
     while stack:
         node = stack.pop()
         name = node.name()
         signature.append(name)
         signature.extend(discrete_arguments(node))
+        vectorisable = vectorisable and name not in WRONG_UNDER_VMAP
         if name in REFUSALS and (reason := REFUSALS[name](node)) is not None:
             raise UnsupportedError(f"{name} in the graph of the residuals: {reason}")
         edges = node.next_functions
         handled: tuple[int, ...] = ()
         recognise = RECOGNISERS.get(name)
         use = recognise(node, edges, parameters) if recognise is not None else None
-        routed = routed or is_routed(node, samples, use is not None)
         if use is not None:
             uses.append(use)
             signature.extend(map(id, use.parameters))
             seen_parameters.update(use.parameters)
             handled = use.handled
-        for position, (child, _) in enumerate(edges):
+        for position, (child, number) in enumerate(edges):
             if child is None or position in handled:
                 continue
+            signature.append(number)
             if is_leaf(child):
                 variable: Tensor = child.variable  # type: ignore[attr-defined]
                 if variable in parameters:
                     seen_parameters.add(variable)
                     generic[variable] = None
-            elif child not in visited:
-                visited.add(child)
+                continue
+            if child not in visited:
+                visited[child] = len(visited)
                 stack.append(child)
+            signature.append(visited[child])
 
     unseen = [name for parameter, name in parameters.items() if parameter not in seen_parameters]
     if unseen:
@@ -125,7 +137,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], samples: int) -> Tra
         )
     # A parameter's Jacobian is the sum over its uses: one use that no rule serves sends them all to the generic rule.
     uses = [kept for use in uses if (kept := restricted(use, generic)) is not None]
-    return Trace(uses, list(generic), tuple(signature), routed)
+    return Trace(uses, list(generic), tuple(signature), vectorisable)
 
 
 def restricted(use: Use, excluded: Container[Tensor]) -> Use | None:

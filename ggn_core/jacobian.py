@@ -10,7 +10,7 @@ from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .pullback import pull_back
 from .rules import Block, Layout, Rows, Use, embedding, linear
-from .rules.dense import DenseBlock, pulled_back
+from .rules.dense import dense_blocks, pulled_back
 from .rules.embedding import EmbeddingUse
 from .rules.linear import LinearUse
 
@@ -35,31 +35,39 @@ class Jacobian:
     def gram(self) -> Tensor:
         """J Jᵀ, of shape (n·o, n·o)."""
         o, n = self.rows.outputs, self.rows.samples
-        gram = torch.zeros(o, n, o, n, dtype=self.like.dtype, device=self.like.device)
+        # One sum for each dtype among the layers; in the end, the widest of them.
+        sums: dict[torch.dtype, Tensor] = {}
         for block in self.blocks:
-            block.add_gram_(gram)
+            if block.dtype not in sums:
+                sums[block.dtype] = torch.zeros(o, n, o, n, dtype=block.dtype, device=self.like.device)
+            block.add_gram_(sums[block.dtype])
+        first, *others = sums.values()
+        gram = sum(
+            (other.to(first.dtype) if other.dtype.itemsize < first.dtype.itemsize else other for other in others),
+            start=first,
+        )
         return gram.permute(1, 0, 3, 2).reshape(n * o, n * o)
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
         weights = self._output_major(v)
-        return {p: part for block in self.blocks for p, part in block.transposed(weights)}
+        return {p: part for block in self.blocks for p, part in block.transposed(weights.to(block.dtype))}
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
         weights = self._output_major(v)
         for block in self.blocks:
-            block.add_transposed_(weights, alpha)
+            block.add_transposed_(weights.to(block.dtype), alpha)
 
     def _output_major(self, v: Tensor) -> Tensor:
         return v.view(self.rows.samples, self.rows.outputs).T.contiguous()  # (n·o,) -> (o, n)
 
 
 class Linearizer:
-    """Makes the Jacobian of each step's residuals, remembering what it has certified about a graph.
+    """Makes the Jacobian of each step's residuals, remembering what has been proved about a graph.
 
-    The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is tested anew; a graph
-    whose routes depend on values is tested at every step.
+    The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is looked at anew; a
+    graph about which nothing could be proved is tested at every step.
     """
 
     def __init__(self) -> None:
@@ -78,11 +86,13 @@ class Linearizer:
             UnsupportedError: The graph holds something that has no exact treatment.
         """
         rows = as_rows(residuals)
-        traced = trace(residuals, parameters, rows.samples)
+        traced = trace(residuals, parameters)
         served, generic = self._split(residuals, traced, rows)
-        blocks: list[Block] = [pulled_back(residuals, generic, rows)] if generic else []
+        blocks: list[Block] = []
+        if generic:
+            blocks += pulled_back(residuals, generic, rows, traced.vectorisable)
         if served:
-            cotangents = self._cotangents(residuals, [use for use, _ in served], rows)
+            cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
             blocks += _blocks([(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)], rows)
         return Jacobian(blocks, rows, residuals.detach())
 
@@ -92,7 +102,7 @@ class Linearizer:
         certificate = self._certificates.get(key)
         if certificate is None:
             certificate = certify(residuals, traced.uses, rows)
-            if certificate.lasting and not traced.routed:
+            if certificate.lasting:
                 if len(self._certificates) >= REMEMBERED:
                     self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
                 self._certificates[key] = certificate
@@ -106,7 +116,7 @@ class Linearizer:
         return served, [*traced.generic, *mixed]
 
     @staticmethod
-    def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Tensor]:
+    def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows, vectorise: bool) -> list[Tensor]:
         """∂(Σ_i residual_ik)/∂z for every output k: rows of different samples do not meet, so one pass serves all i.
 
         Returns:
@@ -115,7 +125,7 @@ class Linearizer:
         n, o = rows.samples, rows.outputs
         # (o, n, o): cotangent k picks output k of every sample
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
-        return list(pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape)))
+        return list(pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape), vectorise))
 
 
 def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:
@@ -135,7 +145,7 @@ def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Bl
         look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
         made.append(embedding.block(table, look_ups))
     if dense:
-        made.append(DenseBlock(dense, [_summed_rows(p, served) for p in dense]))
+        made += dense_blocks(dense, [_summed_rows(p, served) for p in dense])
     return made
 
 

@@ -1,9 +1,10 @@
 """Finds out which sample each row of a layer's output belongs to, and that it belongs to one sample only.
 
 The structured rules need both facts, and neither can be read off the shapes: a sequence may run (n, T) or (T, n), a
-layer may mix samples. So they are tested: scale the cotangent of sample i by a power of two c_i; the cotangents of a
-row that serves sample i alone are then multiplied by exactly c_i, whatever the layers between do.
-The test costs two backward passes; its certificate holds for later steps with the same signature (see signature.py).
+layer may mix samples. Where rowwise.py proves both, that is the end of it. Elsewhere they are tested, at every step,
+since values may decide: scale the cotangent of sample i by a power of two c_i, all different; the cotangents of a row
+that serves sample i alone are then multiplied by exactly c_i, whatever the layers between do. A test costs two
+backward passes.
 """
 
 from collections.abc import Sequence
@@ -12,24 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .rowwise import sample_major
 from .rules import Layout, Rows, Use
 
 __all__ = ["Certificate", "certify"]
 
-# Scaling by powers of two commutes with rounding, so an independent row matches to the last bit on a CPU. The
-# tolerance, in units of the machine epsilon, leaves room for sums that run in another order (CUDA's atomics).
-TOLERANCE_IN_EPS = 64
-SCALES = 8  # c_i is one of 2⁰ … 2⁷
+# Scaling by powers of two commutes with rounding, so on a CPU an independent row matches to the last bit. On a GPU
+# atomics may add in another order: there the tolerance, in units of the machine epsilon, leaves room.
+TOLERANCE_IN_EPS = {"cpu": 0, "cuda": 64}
+EXPONENTS = range(-32, 65)  # of c_i: far from under- and overflow for cotangents of any reasonable size
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the test found.
+    """What is known of the uses of a graph.
 
     Attributes:
         layouts: For each use its layout, or None where rows mix samples or run in no known order.
-        lasting: Whether the test saw enough (a nonzero cotangent for every sample, one layout that fits) to hold for
-            later steps. Rows whose cotangents all vanish fit any layout, and contribute nothing to this step.
+        lasting: Whether it was proved, so that it holds for every later step with the same graph; what was tested holds
+            for this step only.
     """
 
     layouts: tuple[Layout | None, ...]
@@ -37,37 +39,64 @@ class Certificate:
 
 
 def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
-    """Tests every use; the graph of ``residuals`` is kept."""
+    """Proves or tests every use; the graph of ``residuals`` is kept."""
     samples = rows.samples
     if samples == 1 or not uses:
         return Certificate(tuple(next(iter(use.layouts(1)), None) for use in uses), True)
+    assert residuals.grad_fn is not None
+    apart = sample_major(residuals.grad_fn, samples) if residuals.output_nr == 0 else frozenset()
+    proved = [_leading(use.layouts(samples)) if use.edge.node in apart else None for use in uses]
+    if all(layout is not None for layout in proved):
+        return Certificate(tuple(proved), True)
+    if residuals.dtype == torch.float16:
+        return Certificate(tuple(proved), False)  # too few exponents for a test: what is not proved is not used
+    return Certificate(tuple(_tested(residuals, uses, rows)), False)
+
+
+def _leading(candidates: Sequence[Layout]) -> Layout | None:
+    """The layout along the leading dimension, sample by sample, if the use can work with it."""
+    return next((c for c in candidates if c.axis == 0 and c.sample_major), None)
+
+
+def _tested(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Layout | None]:
     # A generator of its own: the user's random numbers stay as they were.
     generator = torch.Generator().manual_seed(0)
-    scales = 2.0 ** (torch.arange(samples) % SCALES)[torch.randperm(samples, generator=generator)]
-    scales = scales.to(residuals).unsqueeze(1)  # (n, 1)
-    base = torch.randn(samples, rows.outputs, generator=generator).to(residuals)
-
+    base = torch.randn(rows.samples, rows.outputs, generator=generator).to(residuals)
     edges = [use.edge for use in uses]
-    plain = torch.autograd.grad(residuals, edges, base.view_as(residuals), retain_graph=True)
-    scaled = torch.autograd.grad(residuals, edges, (base * scales).view_as(residuals), retain_graph=True)
 
-    found = [_fit(use.layouts(samples), g, h, scales) for use, g, h in zip(uses, plain, scaled, strict=True)]
-    return Certificate(tuple(layout for layout, _ in found), all(certain for _, certain in found))
+    def pulled(scales: Tensor | float) -> tuple[Tensor, ...]:
+        cotangent = (base * scales).view_as(residuals)
+        return torch.autograd.grad(residuals, edges, cotangent, retain_graph=True, materialize_grads=True)
+
+    plain = pulled(1.0)
+    candidates = [list(use.layouts(rows.samples)) for use in uses]
+    for scales in _codes(rows.samples, generator):
+        scales = scales.to(residuals).unsqueeze(1)  # (n, 1)
+        scaled = pulled(scales)
+        candidates = [
+            [layout for layout in fitting if _explains(layout, g, h, scales)]
+            for fitting, g, h in zip(candidates, plain, scaled, strict=True)
+        ]
+    return [next(iter(fitting), None) for fitting in candidates]
 
 
-def _fit(candidates: Sequence[Layout], plain: Tensor, scaled: Tensor, scales: Tensor) -> tuple[Layout | None, bool]:
-    """The layout that explains how a use's cotangents changed, and whether it is the only one that could."""
-    fitting = [layout for layout in candidates if _explains(layout, plain, scaled, scales)]
-    if not fitting:
-        return None, True
-    every_sample_seen = bool((_by_sample(fitting[0], plain).abs().amax(1) > 0).all())
-    return fitting[0], every_sample_seen and len(fitting) == 1
+def _codes(samples: int, generator: torch.Generator) -> list[Tensor]:
+    """Scales (n,) such that any two samples differ in at least one of them; a single code where there are enough."""
+    numbers = torch.randperm(samples, generator=generator)
+    codes = []
+    while True:
+        codes.append(2.0 ** (numbers % len(EXPONENTS) + EXPONENTS.start))
+        numbers = numbers // len(EXPONENTS)
+        if not bool(numbers.any()):
+            return codes
 
 
 def _explains(layout: Layout, plain: Tensor, scaled: Tensor, scales: Tensor) -> bool:
     before, after = _by_sample(layout, plain), _by_sample(layout, scaled)  # (n, -1)
-    error = (after - scales * before).abs().amax(1)
-    bound = TOLERANCE_IN_EPS * torch.finfo(plain.dtype).eps * (scales * before).abs().amax(1)
+    expected = scales.to(before.dtype) * before
+    error = (after - expected).abs().amax(1)
+    tolerance = TOLERANCE_IN_EPS.get(plain.device.type, TOLERANCE_IN_EPS["cuda"])
+    bound = tolerance * torch.finfo(plain.dtype).eps * expected.abs().amax(1)
     return bool((error <= bound).all())
 
 

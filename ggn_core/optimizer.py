@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .capture import named_trainable
-from .errors import SettingError
+from .errors import NonFiniteError, ResidualsError, SettingError
 from .jacobian import Jacobian, Linearizer, as_rows
 from .solve import Solution, solve_damped
 
@@ -65,8 +66,14 @@ class GGN(torch.optim.Optimizer):
         named = named_trainable(model)
         if not named:
             raise SettingError(f"{type(model).__name__} has no parameter with requires_grad=True")
-        super().__init__([(name, p) for p, name in named.items()], {"lr": lr, "damping": damping})
+        # All parameters, so that what is frozen now can be set free later; a step takes those that require gradients.
+        super().__init__(list(model.named_parameters()), {"lr": lr, "damping": damping})
         self.info: StepInfo | None = None
+        self._linearize = Linearizer()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy or unpickling
+        super().__setstate__(state)
+        self.info = None
         self._linearize = Linearizer()
 
     @torch.no_grad()
@@ -90,15 +97,25 @@ class GGN(torch.optim.Optimizer):
             residuals = closure()
         as_rows(residuals)
         damping = self._damping()
-        jacobian = self._linearize(residuals, self._parameters())
+        try:
+            jacobian = self._linearize(residuals, self._parameters())
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise ResidualsError(
+                "the closure must not call backward(): return the residuals, the step does it"
+            ) from error
         r = residuals.detach().reshape(-1)
         gram = jacobian.gram()
         solution = solve_damped(gram, r, damping)
-        v = solution.v.to(r.dtype)
-        self._update(jacobian, v)
-        loss = r.square().mean()
-        self.info = _info(loss, gram, r, v, solution)
-        return loss
+        # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
+        info = _info(r, gram, solution)
+        largest_rate = max(group["lr"] for group in self.param_groups)
+        if not bool(torch.isfinite(largest_rate * info.step_norm)):
+            raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
+        self._update(jacobian, solution.v)
+        self.info = info
+        return info.loss
 
     def _update(self, jacobian: Jacobian, v: Tensor) -> None:
         rates = {group["lr"] for group in self.param_groups}
@@ -129,14 +146,18 @@ class GGN(torch.optim.Optimizer):
         return values.pop()
 
 
-def _check_settings(lr: float, damping: float) -> None:
+def _check_settings(lr: Any, damping: Any) -> None:
+    for name, value in (("lr", lr), ("damping", damping)):
+        if not isinstance(value, int | float | Tensor):
+            raise SettingError(f"{name} must be a number, got {type(value).__name__} {value!r}")
     if not 0 < lr < float("inf"):
         raise SettingError(f"lr must be a finite number > 0, got {lr}")
     if not 0 <= damping < float("inf"):
         raise SettingError(f"damping must be a finite number ≥ 0, got {damping}")
 
 
-def _info(loss: Tensor, gram: Tensor, r: Tensor, v: Tensor, solution: Solution) -> StepInfo:
+def _info(r: Tensor, gram: Tensor, solution: Solution) -> StepInfo:
     # ‖Jᵀ x‖² = xᵀ G x: both norms at the price of a matrix-vector product, whatever the number of parameters.
-    gradient_norm, step_norm = ((x @ (gram @ x)).clamp(min=0).sqrt() for x in (r, v))
-    return StepInfo(loss, gradient_norm, step_norm, solution.damping, solution.solver)
+    matrix = gram.double()
+    gradient_norm, step_norm = ((x @ (matrix @ x)).clamp(min=0).sqrt() for x in (r.double(), solution.v))
+    return StepInfo(r.square().mean(), gradient_norm, step_norm, solution.damping, solution.solver)

@@ -10,7 +10,7 @@ __all__ = ["pull_back"]
 
 
 def pull_back(
-    residuals: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], cotangents: Tensor
+    residuals: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], cotangents: Tensor, vectorise: bool = True
 ) -> tuple[Tensor, ...]:
     """The gradients of ``residuals`` with respect to ``inputs``, for each of several cotangents; the graph is kept.
 
@@ -21,20 +21,25 @@ def pull_back(
         residuals: Any shape.
         inputs: Tensors, or edges of the graph, that the residuals depend on.
         cotangents: (k, *residuals.shape).
+        vectorise: Whether torch.func.vmap may be used.
 
     Returns:
         For each input, its gradients of shape (k, *input.shape).
     """
 
     def backward(cotangent: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(residuals, inputs, cotangent, retain_graph=True)
+        gradients = torch.autograd.grad(residuals, inputs, cotangent, retain_graph=True, materialize_grads=True)
+        return tuple(g.to_dense() if g.is_sparse else g for g in gradients)
 
     if cotangents.shape[0] == 1:
-        return tuple(g.unsqueeze(0) for g in backward(cotangents[0]))
-    try:
-        return torch.func.vmap(backward)(cotangents)
-    except RuntimeError:
-        # Some backward functions (custom ones, compiled ones, a few of torch's own) cannot be vectorised. One pass a
-        # cotangent gives the same result; an error with another cause comes up again here.
-        passes = [backward(cotangent) for cotangent in cotangents]
-        return tuple(torch.stack(parts) for parts in zip(*passes, strict=True))
+        return tuple(g.unsqueeze(0) for g in backward(cotangents[0].contiguous()))
+    # Clones from here on: some backward functions write into the gradients they are given.
+    if vectorise:
+        try:
+            return torch.func.vmap(backward)(cotangents.clone(memory_format=torch.contiguous_format))
+        except Exception:
+            # Some backward functions (custom ones, compiled ones, a few of torch's own) cannot be vectorised. One pass
+            # a cotangent gives the same result; an error with another cause comes up again there.
+            pass
+    passes = [backward(cotangent.clone(memory_format=torch.contiguous_format)) for cotangent in cotangents]
+    return tuple(torch.stack(parts) for parts in zip(*passes, strict=True))

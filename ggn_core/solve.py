@@ -13,7 +13,7 @@ from .errors import NonFiniteError
 
 __all__ = ["Solution", "solve_damped"]
 
-JITTERS = (1.0, 100.0)  # in units of the Gram's own rounding error
+JITTERS = (1.0, 100.0)  # relative to each diagonal entry, in units of the Gram's own rounding error
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Solution:
     Attributes:
         v: Shape (N,), float64.
         solver: "cholesky", "cholesky+jitter" or "pseudo-inverse".
-        damping: What was really added to the diagonal.
+        damping: The damping; "cholesky+jitter" has enlarged the diagonal, relatively, by a few rounding errors as well.
     """
 
     v: Tensor
@@ -46,29 +46,35 @@ def solve_damped(gram: Tensor, residuals: Tensor, damping: float) -> Solution:
     Raises:
         NonFiniteError: The Gram matrix holds NaN or infinity.
     """
-    size = gram.shape[0]
     matrix = gram.double()
     rhs = residuals.double()
     scale = float(matrix.diagonal().amax())
     if not scale < float("inf"):  # a NaN or infinite cotangent always reaches the diagonal
         raise NonFiniteError("the Gram matrix holds NaN or infinity: the cotangents overflowed")
-    noise = size * torch.finfo(gram.dtype).eps * scale
+    noise = gram.shape[0] * torch.finfo(gram.dtype).eps  # relative rounding error of G's entries, at the worst
 
-    for jitter in (0.0, *(factor * noise for factor in JITTERS)) if damping > 0 else (0.0,):
-        v = _cholesky(matrix, rhs, damping + jitter, noise)
+    for factor in (0.0, *JITTERS) if damping > 0 else (0.0,):
+        v = _cholesky(matrix, rhs, damping, factor * noise, noise)
         if v is not None:
-            return Solution(v, "cholesky+jitter" if jitter else "cholesky", damping + jitter)
-    return Solution(_pseudo_inverse(matrix, rhs, damping, noise), "pseudo-inverse", damping)
+            return Solution(v, "cholesky+jitter" if factor else "cholesky", damping)
+    return Solution(_pseudo_inverse(matrix, rhs, damping, noise * scale), "pseudo-inverse", damping)
 
 
-def _cholesky(matrix: Tensor, rhs: Tensor, damping: float, noise: float) -> Tensor | None:
-    """The solution, or None if the matrix is not positive definite beyond its own rounding error."""
+def _cholesky(matrix: Tensor, rhs: Tensor, damping: float, jitter: float, noise: float) -> Tensor | None:
+    """The solution, or None if the matrix is not positive definite beyond its own rounding error.
+
+    Pivots are held against their own diagonal entry, not against the largest: Cholesky does not care how rows are
+    scaled, so a penalty of 10⁸ on one residual takes nothing from the others.
+    """
     damped = matrix.clone()
-    damped.diagonal().add_(damping)
+    diagonal = damped.diagonal()
+    diagonal.add_(damping).mul_(1 + jitter)
     factor, info = torch.linalg.cholesky_ex(damped)
     if int(info) != 0:
         return None
-    if damping < noise and float(factor.diagonal().amin()) ** 2 < noise:
+    # Damping above the rounding error of an entry makes its pivot trustworthy, however small it is beside the entry.
+    trustworthy = (factor.diagonal().square() > noise * diagonal) | (noise * diagonal <= damping)
+    if not bool(trustworthy.all()):
         return None
     return torch.cholesky_solve(rhs.unsqueeze(1), factor).squeeze(1)
 

@@ -1,6 +1,6 @@
 """The rules: one file per family of layers, each turning uses of parameters into rows of the Jacobian."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -11,7 +11,7 @@ from .base import Block, Edges, Layout, Rows, Use, is_leaf
 __all__ = ["RECOGNISERS", "Block", "Edges", "Layout", "Rows", "Use", "is_leaf"]
 
 # Autograd node -> the function that recognises a use of parameters in it, or returns None.
-RECOGNISERS: dict[str, Callable[[Node, Edges, Container[Tensor]], Use | None]] = {
+RECOGNISERS: dict[str, Callable[[Node, Edges, Collection[Tensor]], Use | None]] = {
     **linear.RECOGNISERS,
     **convolution.RECOGNISERS,
     **elementwise.RECOGNISERS,

@@ -125,6 +125,10 @@ class Use(Protocol):
 class Block(Protocol):
     """The columns of the Jacobian that belong to a few parameters, kept in a form that need not be dense."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters, and of what it takes and gives."""
+
     def add_gram_(self, gram: Tensor) -> None:
         """Adds J Jᵀ to ``gram``, of shape (o, n, o, n)."""
 

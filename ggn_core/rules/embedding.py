@@ -74,6 +74,10 @@ class EmbeddingBlock:
         self.indices = indices
         self.cotangents = cotangents
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.cotangents.dtype
+
     def add_gram_(self, gram: Tensor) -> None:
         o, n, t, _ = self.cotangents.shape
         flat = self.cotangents.flatten(0, 2)  # (o n T, d)

@@ -9,14 +9,14 @@ With a_t the input and g_t = ∂f/∂z_t the output cotangent at position t, a s
 A weight used several times is a weight with more positions: its uses are laid end to end along t.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Rows, leaf, saved
+from .base import Edges, Layout, Rows, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "LinearBlock", "LinearUse", "blocks"]
 
@@ -70,30 +70,31 @@ class LinearUse:
         return rows.transpose(2, 3) if self.flipped else rows
 
 
-def _addmm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
+def _addmm(node: Node, edges: Edges, parameters: Collection[Tensor]) -> LinearUse | None:
     """Recognises ``torch.addmm(bias, a, weight)``, the product behind ``torch.nn.functional.linear`` with a bias."""
     if saved(node, "alpha") != 1 or saved(node, "beta") != 1:
         return None
     weight, flipped = _matrix(edges[2][0], parameters)
     bias = leaf(edges[0][0], parameters)
-    if bias is not None and bias.dim() != 1:
+    if bias is not None and bias.shape != output_shape(node)[1:]:
         bias = None  # broadcast in another way: the generic rule's
     rows = saved(node, "mat1_sym_sizes")[0]
     activation = saved(node, "mat1") if weight is not None else None
-    return _use(node, rows, activation, weight, bias, flipped, weight_at=2)
+    return _use(node, parameters, rows, activation, weight, bias, flipped, weight_at=2)
 
 
-def _mm(node: Node, edges: Edges, parameters: Container[Tensor]) -> LinearUse | None:
+def _mm(node: Node, edges: Edges, parameters: Collection[Tensor]) -> LinearUse | None:
     """Recognises ``torch.mm(a, weight)``, the product behind ``torch.nn.functional.linear`` without a bias."""
     weight, flipped = _matrix(edges[1][0], parameters)
     if weight is None:
         return None
     activation = saved(node, "self")
-    return _use(node, activation.shape[0], activation, weight, None, flipped, weight_at=1)
+    return _use(node, parameters, activation.shape[0], activation, weight, None, flipped, weight_at=1)
 
 
 def _use(
     node: Node,
+    parameters: Collection[Tensor],
     rows: int,
     activation: Tensor | None,
     weight: Tensor | None,
@@ -105,7 +106,16 @@ def _use(
     if weight is None and bias is None:
         return None
     handled = ((weight_at,) if weight is not None else ()) + ((0,) if bias is not None else ())
+    if activation is not None and any(_share_memory(activation, p) for p in parameters):
+        activation = activation.clone()  # a parameter is the layer's input: the update must not change it underway
     return LinearUse(GradientEdge(node, 0), rows, activation, weight, bias, flipped, handled)
+
+
+def _share_memory(first: Tensor, second: Tensor) -> bool:
+    # Sparse and other exotic tensors have no plain storage, and share none.
+    if first.layout != torch.strided or second.layout != torch.strided:
+        return False
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | None, bool]:
@@ -139,6 +149,10 @@ class LinearBlock:
         self.flipped = flipped
         self.outputs = rows.outputs
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
+
     def add_gram_(self, gram: Tensor) -> None:
         if self.right is None:
             _add_outer_(gram, self.left.sum(2))
@@ -168,7 +182,7 @@ class LinearBlock:
     def _add_materialized_(self, gram: Tensor, right: Tensor) -> None:
         """Several positions, forming the samples' gradients for a few rows of the weight at a time."""
         o, n, d = self.outputs, self.left.shape[1], right.shape[3]
-        step = max(1, TEMPORARY_ELEMENTS // (o * n * d))
+        step = max(1, TEMPORARY_ELEMENTS // max(1, o * n * d))
         for start in range(0, self.left.shape[3], step):
             part = self.left[..., start : start + step]
             # (o, n, p', T) @ (o, n, T, d) -> (o, n, p' d)

@@ -34,9 +34,9 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     served: set[str] = set()
     honest = jacobian.pulled_back
 
-    def spy(residuals, parameters, rows):  # type: ignore[no-untyped-def]
+    def spy(residuals, parameters, rows, vectorise):  # type: ignore[no-untyped-def]
         served.update(names[p] for p in parameters)
-        return honest(residuals, parameters, rows)
+        return honest(residuals, parameters, rows, vectorise)
 
     monkeypatch.setattr(jacobian, "pulled_back", spy)
     Linearizer()(model(inputs.double() if inputs.is_floating_point() else inputs), names)

@@ -54,8 +54,18 @@ def test_damping_below_the_noise_gets_a_jitter() -> None:
     gram = _gram([1000.0, 1.0, -1e-5], torch.float32)
     solution = solve_damped(gram, RHS, 1e-9)
     assert solution.solver == "cholesky+jitter"
-    assert 1e-9 < solution.damping < 0.1
     assert bool(torch.isfinite(solution.v).all())
+
+
+@pytest.mark.parametrize(("dtype", "weight"), [(torch.float32, 1e3), (torch.float64, 1e8)])
+def test_a_heavily_weighted_residual_takes_nothing_from_the_others(dtype: torch.dtype, weight: float) -> None:
+    """Row and column weighted, as by a penalty: badly scaled, and well posed. Solved exactly in scaled variables."""
+    scale = torch.tensor([1.0, 1.0, weight], dtype=torch.float64)
+    gram = _gram([3.0, 1.0, 0.5]) * scale * scale[:, None]
+    solution = solve_damped(gram.to(dtype), RHS, 0.3)
+    exact = torch.linalg.solve(_gram([3.0, 1.0, 0.5]) + torch.diag(0.3 / scale**2), RHS / scale) / scale
+    assert solution.solver == "cholesky"
+    assert torch.allclose(solution.v, exact, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=0)
 
 
 def test_zero_gram() -> None:
