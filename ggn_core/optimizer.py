@@ -93,9 +93,16 @@ class GGN(torch.optim.Optimizer):
             NonFiniteError: NaN or infinity in the residuals or the Gram matrix; no parameter has changed.
             UnsupportedError: The model holds something that has no exact treatment.
         """
+        if not callable(closure):
+            raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
         with torch.enable_grad():
             residuals = closure()
         as_rows(residuals)
+        if residuals.dim() == 0:
+            raise ResidualsError(
+                "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
+                "(a single residual as residual.view(1))"
+            )
         damping = self._damping()
         try:
             jacobian = self._linearize(residuals, self._parameters())

@@ -76,15 +76,6 @@ def test_residuals_of_any_trailing_shape(shape: tuple[int, ...]) -> None:
     assert torch.equal(_flat(model), _flat(twin))
 
 
-def test_a_scalar_residual_is_one_sample() -> None:
-    model, twin = _mlp(), _mlp()
-    twin.load_state_dict(model.state_dict())
-    x, y = _data(1)
-    GGN(model).step(lambda: (model(x) - y).squeeze())
-    GGN(twin).step(lambda: twin(x) - y)
-    assert torch.equal(_flat(model), _flat(twin))
-
-
 def test_the_returned_loss_is_the_mean_squared_residual_before_the_step() -> None:
     model = _mlp(2)
     x, y = _data(outputs=2)

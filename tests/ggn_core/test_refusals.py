@@ -94,6 +94,7 @@ def test_the_ways_out_work() -> None:
         (lambda model: model(X).detach(), "no autograd graph"),
         (lambda model: model(X).argmax(1), "floating point"),
         (lambda model: model(X[:0]), "empty"),
+        (lambda model: (model(X) ** 2).mean(), "looks like a loss"),
         (lambda model: torch.complex(model(X), model(X)), "floating point"),
     ],
 )
@@ -101,6 +102,12 @@ def test_bad_residuals(closure: Callable[[nn.Module], object], words: str) -> No
     model = _model()
     with pytest.raises(ResidualsError, match=words):
         GGN(model).step(lambda: closure(model))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("closure", [None, 3, torch.zeros(2)])
+def test_no_closure(closure: object) -> None:
+    with pytest.raises(ResidualsError, match="step takes a function"):
+        GGN(_model()).step(closure)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
