@@ -46,7 +46,7 @@ class GGN(torch.optim.Optimizer):
 
     Args:
         model: The module to train; its parameters with ``requires_grad`` are updated.
-        lr: Step length, > 0; 1 is the full Gauss-Newton step.
+        lr: Step length, ≥ 0; 1 is the full Gauss-Newton step.
         damping: ≥ 0; 0 is the undamped step, the minimum-norm solution where the Gram matrix is singular.
 
     Example:
@@ -157,8 +157,8 @@ def _check_settings(lr: Any, damping: Any) -> None:
     for name, value in (("lr", lr), ("damping", damping)):
         if not isinstance(value, int | float | Tensor):
             raise SettingError(f"{name} must be a number, got {type(value).__name__} {value!r}")
-    if not 0 < lr < float("inf"):
-        raise SettingError(f"lr must be a finite number > 0, got {lr}")
+    if not 0 <= lr < float("inf"):  # zero included: schedulers warm up from it and anneal to it
+        raise SettingError(f"lr must be a finite number ≥ 0, got {lr}")
     if not 0 <= damping < float("inf"):
         raise SettingError(f"damping must be a finite number ≥ 0, got {damping}")
 

@@ -156,13 +156,17 @@ class Suite(Frozen):
             return [given]
         return [given | candidate for candidate in self.tuning.candidates(given["name"])]
 
+    def _typed(self, method: MethodConfig, candidate: dict[str, Any]) -> dict[str, Any]:
+        """The candidate as the method's settings understand it: YAML reads 1e-3 as text."""
+        return METHODS[method.name][0].model_validate(candidate).model_dump()
+
     def tuning_trials(self, cell: Cell, method: MethodConfig) -> list[tuple[dict[str, Any], list[TrainingTrial]]]:
         """Each candidate with its trials, one a tuning seed."""
         assert self.tuning is not None
         tuning = self.tuning
         return [
             (candidate, [cell.trial(candidate, seed, tuning.budget, self.target) for seed in tuning.seeds])
-            for candidate in self.candidates(method)
+            for candidate in (self._typed(method, given) for given in self.candidates(method))
         ]
 
     def size(self) -> int:

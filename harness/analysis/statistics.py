@@ -48,8 +48,16 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     ratios = []
     for numerator, denominator in zip(numerators, denominators, strict=True):
         if math.isfinite(denominator) or math.isfinite(numerator):
-            ratios.append(0.0 if math.isinf(denominator) else numerator / denominator)
+            ratios.append(_ratio(numerator, denominator))
     return median_interval(ratios)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    if math.isinf(denominator):
+        return 0.0
+    if denominator == 0:  # a target met before training
+        return 1.0 if numerator == 0 else math.inf
+    return numerator / denominator
 
 
 def _middle(rows: FloatArray) -> FloatArray:

@@ -28,11 +28,11 @@ def print_tables(suite: Suite, contenders: Sequence[Contender], console: Console
     """Prints one row a method in a cell: medians over seeds with 95% intervals."""
     names = varying(suite)
     table = Table(title=f"{suite.suite}: medians over seeds [95% interval]", title_justify="left")
-    table.add_column("cell")
-    table.add_column("method")
-    table.add_column("met target", justify="right")
+    table.add_column("cell", min_width=9)
+    table.add_column("method", no_wrap=True, min_width=6)
+    table.add_column("met target", justify="right", min_width=6)
     for label in MEASURES.values():
-        table.add_column(label, justify="right", no_wrap=True)
+        table.add_column(label, justify="right", no_wrap=console.width >= 120)
     previous = None
     for row in rows(contenders):
         cell = cell_label(row.contender.cell, names)

@@ -113,6 +113,19 @@ def test_torch_schedulers_drive_the_step_length() -> None:
         assert torch.allclose(_flat(model), expected, rtol=1e-10, atol=1e-14)
 
 
+def test_schedulers_may_reach_zero() -> None:
+    model = _mlp()
+    x, y = _data()
+    optimizer = GGN(model, lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+    for _ in range(2):
+        optimizer.step(lambda: model(x) - y)
+        scheduler.step()
+    before = _flat(model)
+    optimizer.step(lambda: model(x) - y)
+    assert torch.allclose(_flat(model), before, rtol=0, atol=1e-12)
+
+
 def test_state_dict_round_trip() -> None:
     model, twin = _mlp(), _mlp()
     x, y = _data()

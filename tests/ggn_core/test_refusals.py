@@ -130,7 +130,6 @@ def test_overflowing_cotangents_leave_the_parameters_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lr": 0.0}, "lr must be"),
         ({"lr": -1.0}, "lr must be"),
         ({"lr": float("nan")}, "lr must be"),
         ({"damping": -0.1}, "damping must be"),

@@ -76,6 +76,8 @@ def test_ratios_of_misses() -> None:
     both = paired_ratio([INF, 2.0], [INF, 4.0])
     assert (both.median, both.size) == (0.5, 1)
     assert paired_ratio([INF], [INF]).size == 0
+    assert paired_ratio([0.0], [0.0]).median == 1.0  # both met the target before training
+    assert paired_ratio([2.0], [0.0]).median == INF
 
 
 def test_the_same_values_give_the_same_interval() -> None:

@@ -59,6 +59,9 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
     ggn, sgd, adam = suite.methods
     assert [(c["lr"], c["damping"]) for c in suite.candidates(ggn)] == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert len(suite.candidates(sgd)) == 4
+    text = text.replace("lr: [1, 2, 3, 4]", "lr: [1e-4, 1e-3, 1e-2, 1e-1]")  # text to YAML, numbers to us
+    searched = _load(tmp_path, text)
+    assert [c["lr"] for c, _ in searched.tuning_trials(searched.cells()[0], sgd)] == [1e-4, 1e-3, 1e-2, 1e-1]
     assert len(suite.candidates(adam)) == 1
     assert suite.size() == 4 * (8 + 3 * 2)
 
