@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .capture import named_trainable
 from .errors import NonFiniteError, ResidualsError, SettingError
-from .jacobian import Jacobian, Linearizer, as_rows
+from .jacobian import Jacobian, Linearizer
 from .solve import Solution, solve_damped
 
 __all__ = ["GGN", "StepInfo"]
@@ -23,7 +23,7 @@ class StepInfo:
         loss: Mean squared residual before the step.
         gradient_norm: ‖Jᵀ r‖, half the norm of the gradient of the summed squares.
         step_norm: ‖Δw‖ before the parameter groups' learning rates are applied, ‖Jᵀ v‖.
-        damping: What was added to the Gram's diagonal, jitter included.
+        damping: What was added to the Gram's diagonal; a jitter comes on top, see ``solve_damped``.
         solver: "cholesky", "cholesky+jitter" or "pseudo-inverse".
     """
 
@@ -97,8 +97,7 @@ class GGN(torch.optim.Optimizer):
             raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
         with torch.enable_grad():
             residuals = closure()
-        as_rows(residuals)
-        if residuals.dim() == 0:
+        if isinstance(residuals, Tensor) and residuals.dim() == 0:
             raise ResidualsError(
                 "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
                 "(a single residual as residual.view(1))"

@@ -122,39 +122,10 @@ def _numbered(condition: Condition, *names: str) -> dict[str, Condition]:
 
 
 ELEMENTWISE = (
-    *(
-        "Add",
-        "Sub",
-        "Rsub",
-        "Mul",
-        "Div",
-        "Neg",
-        "Pow",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Rsqrt",
-        "Reciprocal",
-        "Abs",
-        "Sin",
-        "Cos",
-    ),
-    *(
-        "Erf",
-        "Relu",
-        "Tanh",
-        "Sigmoid",
-        "Gelu",
-        "Silu",
-        "Mish",
-        "Elu",
-        "Softplus",
-        "LeakyRelu",
-        "LogSigmoid",
-        "Hardtanh",
-    ),
-    *("Hardswish", "Clamp", "ClampMin", "ClampMax", "PreluKernel", "NativeDropout", "ToCopy", "Clone"),
-)
+    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Pow", "Exp", "Log", "Sqrt", "Rsqrt", "Reciprocal", "Abs", "Sin", "Cos",
+    "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu", "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh",
+    "Hardswish", "Clamp", "ClampMin", "ClampMax", "PreluKernel", "NativeDropout", "ToCopy", "Clone",
+)  # fmt: skip
 BY_SAMPLE = ("Convolution", "NativeGroupNorm", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D")
 
 CONDITIONS: dict[str, Condition] = {

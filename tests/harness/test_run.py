@@ -154,17 +154,18 @@ def test_the_report_can_be_made_again_without_running(copy: Path) -> None:
     assert all(row["best_test_rmse"]["median"] > 0 for row in entry["rows"])
 
 
+def _wait_for(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", trials: Path, count: int) -> None:
+    """Until so many trials are finished, or the process has ended, or a minute has passed."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and len(list(trials.glob("*.json"))) < count:
+        time.sleep(0.02)
+
+
 def test_killed_midway_it_goes_on_where_it_was(workplace: Path) -> None:
     (workplace / "tiny.yaml").write_text(SUITE.replace("seeds: 2", "seeds: 12"))
     process = subprocess.Popen([sys.executable, "-m", "harness", "run", "tiny.yaml"], stdout=subprocess.DEVNULL)
     trials = workplace / ".ggn" / "trials"
-    deadline = time.monotonic() + 60
-    while (
-        process.poll() is None
-        and time.monotonic() < deadline
-        and (not trials.exists() or len(list(trials.glob("*.json"))) < 10)
-    ):
-        time.sleep(0.02)
+    _wait_for(process, trials, 10)
     process.send_signal(signal.SIGKILL)
     process.wait()
     survivors = {path: path.stat().st_mtime_ns for path in trials.glob("*.json")}
@@ -191,13 +192,7 @@ def test_interrupted_it_closes_its_runs_and_says_how_to_go_on(workplace: Path) -
         text=True,
     )
     trials = workplace / ".ggn" / "trials"
-    deadline = time.monotonic() + 60
-    while (
-        process.poll() is None
-        and time.monotonic() < deadline
-        and (not trials.exists() or len(list(trials.glob("*.json"))) < 5)
-    ):
-        time.sleep(0.02)
+    _wait_for(process, trials, 5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
