@@ -4,45 +4,43 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from .errors import UserError
 
+if TYPE_CHECKING:
+    from .suite import Suite
+    from .sweep import Contender
+
 __all__ = ["main"]
 
-FINE, NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-
-@contextmanager
-def _users_errors() -> Iterator[None]:
-    """Shows what the user can mend as a message, without a traceback."""
-    from .tracking import TrackingError
-
-    try:
-        yield
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(WRONG_INPUT)
-    except TrackingError as error:
-        click.echo(f"error: the tracking store failed: {error}; finished trials are on disk", err=True)
-        sys.exit(WRONG_INPUT)
-    except KeyboardInterrupt:
-        click.echo("interrupted: finished trials are kept; the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
+FINE, FAILED, WRONG_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Shows what the user can mend as a message, without a traceback; ends with the exit codes that ``main`` lists."""
+
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        with _users_errors():
+        try:
             function(*args, **kwargs)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(WRONG_INPUT)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted: finished trials are kept; the same command goes on from here", err=True)
+            sys.exit(INTERRUPTED)
+        except Exception:
+            traceback.print_exc()
+            click.echo("this is a defect of ggn, please report it with the lines above", err=True)
+            sys.exit(BUG)
 
     return guarded
 
@@ -52,7 +50,8 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """Gram-Gauss-Newton: run benchmark suites, read their reports.
 
-    Exit codes: 0 fine, 1 the answer is no (a trial failed), 2 the input is wrong, 130 interrupted.
+    Exit codes: 0 fine; 1 the answer is no (a trial failed); 2 the input is wrong, or the tracking store does not
+    answer; 70 a defect of ggn; 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
 
@@ -63,53 +62,54 @@ def _as_interrupt(number: int, frame: object) -> None:
 
 @main.command()
 @click.argument("suites", nargs=-1, required=True, metavar="SUITE…")
-@click.option("--retry", is_flag=True, help="Run again what ran out of memory or time, or crashed.")
+@click.option(
+    "--again",
+    type=click.Choice(["failed", "outdated", "all"]),
+    help="Run finished trials again: those that failed (memory, time, crash), those that other code or another torch "
+    "computed, or all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @_verb
-def run(suites: tuple[str, ...], retry: bool, as_json: bool) -> None:
+def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
 
     Results are kept under .ggn/ in this folder and recorded in MLflow (sqlite:///mlflow.db here, or where
     MLFLOW_TRACKING_URI points); the report goes to reports/SUITE/index.html.
     """
-    from .analysis.report import write_report
-    from .analysis.terminal import as_records, print_tables
     from .progress import Reporter
-    from .runner import Runner
+    from .runner import Again, Runner
     from .store import Store
     from .suite_file import load_suite
     from .tracking import Tracker
 
     console = _console(stderr=as_json)
-    loaded = [load_suite(name, _cores()) for name in suites]  # all of them before any runs
-    failed = False
+    store = Store(Path.cwd())
+    failed = 0
     printed: list[dict[str, Any]] = []
-    for suite in loaded:
-        store, tracker = Store(Path.cwd()), Tracker(suite)
+    for typed, suite in [(name, load_suite(name, _cores())) for name in suites]:  # all read before any runs
+        with store.turn():
+            tracker = Tracker(suite)
         reporter = Reporter(suite.size(), console)
-        runner = Runner(suite, store, tracker, reporter, retry)
+        runner = Runner(suite, store, tracker, reporter, Again(again or "none"))
         contenders = runner.run()
-        page = write_report(suite, contenders, _report_folder(suite.suite), tracker.uri)
+        page = _present(suite, contenders, tracker.uri, typed, console, None if not as_json else printed)
         if runner.waiting:
             reporter.warn(
                 f"{runner.waiting} results are on disk only: the same command records them when the server is back"
             )
         else:
             tracker.attach(page.parent)
-        failed = failed or any(
-            not r.outcome.is_answer and r.outcome != "skipped" for c in contenders for r in c.evaluations
-        )
-        if as_json:
-            printed.append({"suite": suite.suite, "report": str(page), "rows": as_records(suite, contenders)})
-        else:
-            print_tables(suite, contenders, console)
+        if reporter.failures:
+            reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
+        failed += reporter.failures
+        if not as_json:
             console.print(
                 f"{reporter.reused} of {reporter.total} trials were there already", style="dim", highlight=False
             )
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(printed, indent=2))
-    sys.exit(NO if failed else FINE)
+    sys.exit(FAILED if failed else FINE)
 
 
 @main.command()
@@ -118,28 +118,52 @@ def run(suites: tuple[str, ...], retry: bool, as_json: bool) -> None:
 @_verb
 def report(suites: tuple[str, ...], as_json: bool) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
-    from .analysis.report import write_report
-    from .analysis.terminal import as_records, print_tables
     from .runner import recorded
     from .store import Store
     from .suite_file import load_suite
-    from .tracking import Tracker
+    from .tracking import Tracker, tracking_uri
 
-    console = _console()
+    console = _console(stderr=as_json)
+    store = Store(Path.cwd())
     printed: list[dict[str, Any]] = []
-    for suite in [load_suite(name, _cores()) for name in suites]:
-        tracker = Tracker(suite)
-        contenders = recorded(suite, Store(Path.cwd()), tracker)
+    for typed, suite in [(name, load_suite(name, _cores())) for name in suites]:
+        contenders = recorded(suite, store, partial(Tracker, suite))
         if not any(contender.evaluations for contender in contenders):
-            raise UserError(f"nothing is recorded of suite '{suite.suite}' here: ggn run {suite.suite}")
-        page = write_report(suite, contenders, _report_folder(suite.suite), tracker.uri)
-        if as_json:
-            printed.append({"suite": suite.suite, "report": str(page), "rows": as_records(suite, contenders)})
-        else:
-            print_tables(suite, contenders, console)
+            raise UserError(f"nothing is recorded of suite '{suite.suite}' here: ggn run {typed}")
+        page = _present(suite, contenders, tracking_uri(), typed, console, None if not as_json else printed)
+        if not as_json:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(printed, indent=2))
+
+
+def _present(
+    suite: "Suite",
+    contenders: "Sequence[Contender]",
+    uri: str,
+    typed: str,
+    console: Console,
+    printed: list[dict[str, Any]] | None,
+) -> Path:
+    """Writes the report, and shows its table on the console, or adds it to what is printed as JSON."""
+    from .analysis.report import notes, write_report
+    from .analysis.terminal import as_records, print_tables
+    from .environment import is_current
+
+    page = write_report(suite, contenders, Path.cwd() / "reports" / suite.suite, uri, typed)
+    if printed is None:
+        print_tables(suite, contenders, console)
+    else:
+        printed.append({"suite": suite.suite, "report": str(page), "rows": as_records(suite, contenders)})
+    warnings = notes(suite, contenders)
+    outdated = sum(not is_current(result.environment) for c in contenders for result in c.evaluations)
+    if outdated:
+        warnings.append(
+            f"{outdated} results were computed by other code or another torch: ggn run {typed} --again outdated"
+        )
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return page
 
 
 @main.command(name="list")
@@ -198,10 +222,6 @@ def _console(stderr: bool = False) -> Console:
 
 def _cores() -> int:
     return os.cpu_count() or 1
-
-
-def _report_folder(suite: str) -> Path:
-    return Path.cwd() / "reports" / suite
 
 
 def _first_line(model: type) -> str:

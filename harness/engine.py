@@ -9,7 +9,7 @@ import signal
 import time
 from multiprocessing.connection import wait
 
-from .environment import device_problem
+from .environment import device_problem, environment
 from .store import Store
 from .suite import Limits
 from .trial import Outcome, TrainingTrial, TrialResult
@@ -52,7 +52,14 @@ class Engine:
         if result is None:
             outcome, cause = _cause(process.exitcode, in_time, self.limits)
             wall = time.time() - started
-            result = TrialResult(trial=trial, outcome=outcome, reason=cause, wall_seconds=wall, started=started)
+            result = TrialResult(
+                trial=trial,
+                outcome=outcome,
+                reason=cause,
+                wall_seconds=wall,
+                environment=environment(),
+                started=started,
+            )
             self.store.save(result)
         return result
 

@@ -1,5 +1,6 @@
 """What a number depends on besides the code's input: the machine, the software, the commit."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Facts", "commit", "device_problem", "environment", "peak_memory_mib"]
+__all__ = ["Facts", "code", "commit", "device_problem", "environment", "is_current", "peak_memory_mib"]
 
 Facts = dict[str, str | int | float | bool | None]
 
@@ -30,6 +31,7 @@ def environment(device: str = "cpu") -> Facts:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ggn": _version(),
+        "code": code(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         **commit(),
     }
@@ -37,6 +39,26 @@ def environment(device: str = "cpu") -> Facts:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+@cache
+def code() -> str:
+    """Digest of the source that a trial's result depends on: the core, the methods, the problems, the training loop.
+
+    It tells whether a result recorded earlier is still this code's answer, which a commit does not: most commits leave
+    results as they are, and what is not committed may change them.
+    """
+    content = hashlib.sha256()
+    for part in ("ggn_core", "harness/problems", "harness/methods.py", "harness/training.py"):
+        place = ROOT / part
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            content.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def is_current(facts: Facts) -> bool:
+    """Whether a result recorded with ``facts`` comes from this code and this torch."""
+    return facts.get("code") == code() and facts.get("torch") == torch.__version__
 
 
 @cache

@@ -1,11 +1,18 @@
 """The base of every configuration and record."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Frozen"]
+__all__ = ["Frozen", "as_tuple"]
 
 
 class Frozen(BaseModel):
     """An immutable record that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """What a file gives where several values may stand: a list as it is, a single value as the only one."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -24,8 +24,8 @@ class Reporter:
     def __init__(self, total: int, console: Console, quiet: bool = False):
         self.total = total
         self.console = console
-        self.counts = dict.fromkeys(Outcome, 0)
         self.reused = 0
+        self.failures = 0
         self._done = 0
         self._plain = not quiet and not console.is_terminal
         self._last_line = 0.0
@@ -57,7 +57,7 @@ class Reporter:
     def end(self, trial: TrainingTrial, role: str, result: TrialResult, reused: bool) -> None:
         self._done += 1
         self.reused += reused
-        self.counts[result.outcome] += 1
+        self.failures += not result.outcome.is_answer and result.outcome is not Outcome.SKIPPED
         self._bar.update(self._task, advance=1)
         trouble = result.outcome is not Outcome.COMPLETED and not reused
         if trouble and result.outcome is not Outcome.DIVERGED:
@@ -80,6 +80,6 @@ def describe(trial: TrainingTrial) -> str:
     problem = trial.problem
     place = "" if trial.device == "cpu" else f", {trial.device}"
     return (
-        f"{trial.method.name}{listed} on {problem.name}, width {problem.width}, "
+        f"{trial.method.name}{listed} on {problem.label}, width {problem.width}, "
         f"batch {trial.batch_size}{place}, seed {trial.seed}"
     )

@@ -1,10 +1,13 @@
 """Runs a suite: every trial that is not finished yet, each result stored, recorded and reported."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from functools import cache
 
 from .engine import Engine
+from .environment import is_current
 from .progress import Reporter
 from .store import Store
 from .suite import Suite
@@ -12,9 +15,18 @@ from .sweep import Contender, check, sweep
 from .tracking import Tracker, TrackingError
 from .trial import Outcome, TrainingTrial, TrialResult
 
-__all__ = ["Runner", "recorded"]
+__all__ = ["Again", "Runner", "recorded"]
 
 RETRY_SECONDS = 60.0  # how long to leave a tracking server alone that has failed
+
+
+class Again(StrEnum):
+    """Which finished trials to run again."""
+
+    NONE = "none"
+    FAILED = "failed"  # out of memory or time, or crashed
+    OUTDATED = "outdated"  # computed by other code or another torch than this
+    ALL = "all"
 
 
 class Runner:
@@ -25,18 +37,18 @@ class Runner:
         store: Results on disk.
         tracker: Results in MLflow.
         reporter: Told of every trial.
-        retry: Run again what failed (out of memory, timeout, crash); what was killed or skipped always is.
+        again: Which of the finished trials to run again; what was killed or skipped always is.
 
     Attributes:
         waiting: Results that are on disk only, because the tracking server failed.
     """
 
-    def __init__(self, suite: Suite, store: Store, tracker: Tracker, reporter: Reporter, retry: bool = False):
+    def __init__(self, suite: Suite, store: Store, tracker: Tracker, reporter: Reporter, again: Again = Again.NONE):
         self.suite = suite
         self.store = store
         self.tracker = tracker
         self.reporter = reporter
-        self.retry = retry
+        self.again = again
         self.waiting = 0
         self._engine = Engine(store, suite.limits)
         self._leave_alone_until = 0.0
@@ -52,30 +64,40 @@ class Runner:
             return sweep(self.suite, self._obtain)
 
     def _obtain(self, trial: TrainingTrial, role: str) -> TrialResult:
-        known = _load(trial, self.store, self.tracker)
+        known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
         if known is not None and not self._runs_again(known):
-            if self.tracker.outcome(trial.id) is not known.outcome:
+            if not self.tracker.holds(known):
                 self._record(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
         self.reporter.begin(trial, role)
         result = self._engine.run(trial)
-        if not (result.outcome is Outcome.SKIPPED is self.tracker.outcome(trial.id)):  # one record of a skip is enough
+        if not self.tracker.holds(result):
             self._record(result, role)
         self.reporter.end(trial, role, result, reused=False)
         return result
 
     def _runs_again(self, known: TrialResult) -> bool:
-        return known.outcome in (Outcome.KILLED, Outcome.SKIPPED) or (self.retry and not known.outcome.is_answer)
+        if known.outcome in (Outcome.KILLED, Outcome.SKIPPED):
+            return True
+        match self.again:
+            case Again.NONE:
+                return False
+            case Again.FAILED:
+                return not known.outcome.is_answer
+            case Again.OUTDATED:
+                return not is_current(known.environment)
+            case Again.ALL:
+                return True
 
     def _record(self, result: TrialResult, role: str) -> None:
         try:
             if time.monotonic() < self._leave_alone_until:
-                raise TrackingError("the server failed a moment ago")
+                raise TrackingError("it failed a moment ago")
             self.tracker.record(result, role)
         except TrackingError as error:
             if self.waiting == 0:
-                self.reporter.warn(f"tracking server {self.tracker.uri}: {error}; results wait on disk")
+                self.reporter.warn(f"{error} ({self.tracker.uri}); results wait on disk")
             self.waiting += 1
             self._leave_alone_until = max(self._leave_alone_until, time.monotonic() + RETRY_SECONDS)
 
@@ -94,18 +116,28 @@ class Runner:
             try:
                 self.tracker.end(status)
             except TrackingError as error:
-                self.reporter.warn(f"tracking server {self.tracker.uri}: {error}; the invocation's run stays open")
+                self.reporter.warn(f"{error} ({self.tracker.uri}); the invocation's run stays open")
 
 
-def recorded(suite: Suite, store: Store, tracker: Tracker) -> list[Contender]:
-    """What is recorded of a suite, with nothing run; contenders hold what there is."""
-    return sweep(suite, lambda trial, role: _load(trial, store, tracker))
+def recorded(suite: Suite, store: Store, connect: Callable[[], Tracker]) -> list[Contender]:
+    """What is recorded of a suite, with nothing run; contenders hold what there is.
+
+    Args:
+        suite: The suite.
+        store: Results on disk.
+        connect: Gives the tracker; called if something is not on disk, and not before.
+    """
+    connect = cache(connect)
+
+    def load(trial: TrainingTrial, role: str) -> TrialResult | None:
+        return store.load(trial.id) or _fetched(trial, store, connect())
+
+    return sweep(suite, load)
 
 
-def _load(trial: TrainingTrial, store: Store, tracker: Tracker) -> TrialResult | None:
-    result = store.load(trial.id)
-    if result is None:
-        result = tracker.load(trial.id)
-        if result is not None:
-            store.save(result)
+def _fetched(trial: TrainingTrial, store: Store, tracker: Tracker) -> TrialResult | None:
+    """What MLflow has of a trial, kept on disk from now on."""
+    result = tracker.load(trial.id)
+    if result is not None:
+        store.save(result)
     return result

@@ -50,6 +50,13 @@ class Store:
         write_atomically(self.path(result.trial.id), result.model_dump_json())
 
     @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits until no other process of this folder is here: MLflow's new database cannot be made by two at once."""
+        with (self.root / "tracking.turn").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
     def lock(self, suite: str) -> Iterator[None]:
         """Keeps a second run of the same suite out of this folder; the lock goes with the process, however it ends.
 

@@ -1,26 +1,27 @@
 """A suite: the cells it sweeps, the methods it compares in each, and how their settings are chosen."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from .errors import unknown
-from .frozen import Frozen
-from .methods import METHODS, MethodConfig
+from .frozen import Frozen, as_tuple
+from .methods import MethodConfig
 from .problems import ProblemConfig
 from .trial import Budget, TrainingTrial
 
 __all__ = ["Cell", "Limits", "Suite", "Tuning"]
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
 def _seeds(value: Any) -> Any:
     """A number n stands for the seeds 0 … n − 1."""
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value < 1:
+        raise ValueError("give how many, at least 1, or a list of seeds")
+    return tuple(range(value))
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)]
@@ -46,7 +47,7 @@ class Tuning(Frozen):
 
     seeds: Seeds
     budget: Budget = Budget()
-    spaces: dict[str, dict[str, Annotated[tuple[Any, ...], BeforeValidator(_as_tuple), Field(min_length=1)]]]
+    spaces: dict[str, dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]]]
 
     def candidates(self, method: str) -> list[dict[str, Any]]:
         space = self.spaces[method]
@@ -70,9 +71,9 @@ class Cell(Frozen):
     dtype: Literal["float32", "float64"]
     threads: int
 
-    def trial(self, method: Any, seed: int, budget: Budget, target: float) -> TrainingTrial:
+    def trial(self, method: MethodConfig, seed: int, budget: Budget) -> TrainingTrial:
         shared = {name: getattr(self, name) for name in Cell.model_fields}
-        return TrainingTrial(method=method, seed=seed, budget=budget, target=target, **shared)
+        return TrainingTrial(method=method, seed=seed, budget=budget, **shared)
 
 
 class Suite(Frozen):
@@ -94,7 +95,7 @@ class Suite(Frozen):
         limits: What ends a trial early.
     """
 
-    suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", coerce_numbers_to_str=True)]
     question: str = ""
     problem: Annotated[tuple[ProblemConfig, ...], Field(min_length=1)]
     batch_size: tuple[Annotated[int, Field(ge=1)], ...]
@@ -107,6 +108,14 @@ class Suite(Frozen):
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     tuning: Tuning | None = None
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "Suite":
+        for key in ("problem", "batch_size", "device", "dtype", "threads", "methods", "seeds"):
+            _refuse_duplicates(key, getattr(self, key))
+        if self.tuning is not None:
+            _refuse_duplicates("tuning.seeds", self.tuning.seeds)
+        return self
 
     @model_validator(mode="after")
     def _tuning_fits(self) -> "Suite":
@@ -126,17 +135,16 @@ class Suite(Frozen):
         return self
 
     def _check_candidates(self, method: MethodConfig) -> None:
-        settings = METHODS[method.name][0]
-        for candidate in self.candidates(method):
-            try:
-                settings.model_validate(candidate)
-            except ValidationError as error:
-                first = error.errors()[0]
-                key = ".".join(str(part) for part in first["loc"])
-                place = f"tuning.spaces.{method.name}"
-                if first["type"] == "extra_forbidden":
-                    raise ValueError(f"{place}: {unknown('key', key, settings.model_fields)}") from None
-                raise ValueError(f"{place}.{key}: {first['msg']}, found {first['input']!r}") from None
+        place = f"tuning.spaces.{method.name}"
+        try:
+            candidates = self.candidates(method)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"{place}: {unknown('key', key, type(method).model_fields)}") from None
+            raise ValueError(f"{place}.{key}: {first['msg']}, found {first['input']!r}") from None
+        _refuse_duplicates(place, candidates)
 
     def cells(self) -> list[Cell]:
         return [
@@ -149,24 +157,21 @@ class Suite(Frozen):
     def is_tuned(self, method: MethodConfig) -> bool:
         return self.tuning is not None and method.name in self.tuning.spaces
 
-    def candidates(self, method: MethodConfig) -> list[dict[str, Any]]:
+    def candidates(self, method: MethodConfig) -> list[MethodConfig]:
         """Settings to choose from: the method's own, with the searched ones replaced."""
+        if self.tuning is None or not self.is_tuned(method):
+            return [method]
         given = method.model_dump()
-        if self.tuning is None or given["name"] not in self.tuning.spaces:
-            return [given]
-        return [given | candidate for candidate in self.tuning.candidates(given["name"])]
+        # Validated: YAML reads 1e-3 as text.
+        return [type(method).model_validate(given | candidate) for candidate in self.tuning.candidates(method.name)]
 
-    def _typed(self, method: MethodConfig, candidate: dict[str, Any]) -> dict[str, Any]:
-        """The candidate as the method's settings understand it: YAML reads 1e-3 as text."""
-        return METHODS[method.name][0].model_validate(candidate).model_dump()
-
-    def tuning_trials(self, cell: Cell, method: MethodConfig) -> list[tuple[dict[str, Any], list[TrainingTrial]]]:
+    def tuning_trials(self, cell: Cell, method: MethodConfig) -> list[tuple[MethodConfig, list[TrainingTrial]]]:
         """Each candidate with its trials, one a tuning seed."""
         assert self.tuning is not None
         tuning = self.tuning
         return [
-            (candidate, [cell.trial(candidate, seed, tuning.budget, self.target) for seed in tuning.seeds])
-            for candidate in (self._typed(method, given) for given in self.candidates(method))
+            (candidate, [cell.trial(candidate, seed, tuning.budget) for seed in tuning.seeds])
+            for candidate in self.candidates(method)
         ]
 
     def size(self) -> int:
@@ -174,3 +179,11 @@ class Suite(Frozen):
         tuned = sum(len(self.candidates(m)) for m in self.methods if self.is_tuned(m))
         tuning_seeds = len(self.tuning.seeds) if self.tuning is not None else 0
         return len(self.cells()) * (tuned * tuning_seeds + len(self.methods) * len(self.seeds))
+
+
+def _refuse_duplicates(key: str, values: Sequence[Any]) -> None:
+    seen: list[Any] = []
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{key}: stands twice: {value}")
+        seen.append(value)

@@ -5,7 +5,7 @@ methods. Reading a file replaces such lists by their combinations; the rest is c
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import UserError, unknown
+from .frozen import as_tuple
 from .methods import METHODS
 from .problems import PROBLEMS
 from .suite import Limits, Suite, Tuning
@@ -42,7 +43,7 @@ def load_suite(name: str, default_threads: int) -> Suite:
     if path is None:
         raise UserError(unknown("suite", name, shipped_suites()) + "; or the path of a .yaml file")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -55,6 +56,19 @@ def load_suite(name: str, default_threads: int) -> Suite:
         return Suite.model_validate(_expanded(raw, path, default_threads))
     except ValidationError as error:
         raise UserError("\n".join(_messages(error, path))) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which would let the last of several equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key '{key.value}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _expanded(raw: Mapping[str, Any], path: Path, default_threads: int) -> dict[str, Any]:
@@ -79,12 +93,8 @@ def _expanded(raw: Mapping[str, Any], path: Path, default_threads: int) -> dict[
     return expanded
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
 def _axis(value: Any, key: str, path: Path) -> tuple[Any, ...]:
-    values = _as_tuple(value)
+    values = as_tuple(value)
     if not values:
         raise UserError(f"{path}: {key}: an empty list leaves nothing to run")
     return values
@@ -104,7 +114,9 @@ def _method_entries(value: Any, path: Path) -> Iterator[dict[str, Any]]:
         for name, settings in value.items():
             if not isinstance(settings, dict | None):
                 raise UserError(f"{path}: methods.{name}: settings are a mapping, found {_kind(settings)}")
-            yield {"name": str(name), **(settings or {})}
+            if settings and settings.get("name", name) != name:
+                raise UserError(f"{path}: methods.{name}: has another name inside, {_kind(settings['name'])}")
+            yield {**(settings or {}), "name": str(name)}
         return
     for entry in _axis(value, "methods", path):
         yield _named(entry, "methods", path)
@@ -143,7 +155,11 @@ def _kind(value: Any) -> str:
 
 
 def _messages(error: ValidationError, path: Path) -> Iterator[str]:
-    for item in error.errors():
+    items = error.errors()
+    for item in items:
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(x["loc"][:depth] == item["loc"] != x["loc"] for x in items):
+            continue  # it is short of the entries that have a message of their own
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             *parents, key = (str(part) for part in item["loc"])

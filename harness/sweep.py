@@ -27,14 +27,14 @@ class Contender:
 
     Attributes:
         cell: What it shares with its rivals.
-        method: Its name.
+        method: The method, as the suite gives it.
         candidates: The settings that were searched, as judged; empty if nothing was.
         settings: The settings it was evaluated with; None while the search is incomplete.
         evaluations: One result a seed, in the order of the suite's seeds; missing ones are left out.
     """
 
     cell: Cell
-    method: str
+    method: MethodConfig
     candidates: list[Candidate] = field(default_factory=list)
     settings: MethodConfig | None = None
     evaluations: list[TrialResult] = field(default_factory=list)
@@ -52,7 +52,7 @@ def check(suite: Suite) -> None:
             if batch_size > samples:
                 raise UserError(
                     f"suite '{suite.suite}': batch_size {batch_size} is larger than the training set of problem "
-                    f"'{problem.name}'; allowed: 1 to {samples}"
+                    f"'{problem.label}'; allowed: 1 to {samples}"
                 )
 
 
@@ -63,15 +63,16 @@ def sweep(suite: Suite, obtain: Obtain) -> list[Contender]:
     """
     contenders = []
     for cell in suite.cells():
-        rivals = [Contender(cell, method.name) for method in suite.methods]
-        for rival, method in zip(rivals, suite.methods, strict=True):
-            rival.settings = method
-            if suite.is_tuned(method):
-                _search(suite, rival, method, obtain)
+        rivals = [Contender(cell, method) for method in suite.methods]
+        for rival in rivals:
+            if suite.is_tuned(rival.method):
+                _search(suite, rival, obtain)
+            else:
+                rival.settings = rival.method
         for seed in suite.seeds:
             for rival in rivals:
                 if rival.settings is not None:
-                    trial = cell.trial(rival.settings, seed, suite.budget, suite.target)
+                    trial = cell.trial(rival.settings, seed, suite.budget)
                     result = obtain(trial, EVALUATION)
                     if result is not None:
                         rival.evaluations.append(result)
@@ -79,13 +80,12 @@ def sweep(suite: Suite, obtain: Obtain) -> list[Contender]:
     return contenders
 
 
-def _search(suite: Suite, rival: Contender, method: MethodConfig, obtain: Obtain) -> None:
-    rival.settings = None
+def _search(suite: Suite, rival: Contender, obtain: Obtain) -> None:
     complete = True
-    for settings, trials in suite.tuning_trials(rival.cell, method):
+    for settings, trials in suite.tuning_trials(rival.cell, rival.method):
         results = [result for trial in trials if (result := obtain(trial, TUNING)) is not None]
         complete = complete and len(results) == len(trials)
         if results:
-            rival.candidates.append(Candidate.judge(settings, results))
+            rival.candidates.append(Candidate.judge(settings, results, suite.target))
     if complete:
-        rival.settings = type(method).model_validate(best(rival.candidates).settings)
+        rival.settings = best(rival.candidates).settings

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -26,7 +26,7 @@ from .trial import Outcome, TrialResult
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["Tracker", "TrackingError"]
+__all__ = ["Tracker", "TrackingError", "tracking_uri"]
 
 ARTIFACT = "trial.json"
 BATCH = 1000  # MLflow's limit on the metrics of one request
@@ -42,8 +42,16 @@ STATUS = {
 }
 
 
-class TrackingError(Exception):
-    """The tracking server refused or did not answer."""
+class TrackingError(UserError):
+    """The tracking server refused or did not answer; finished trials are on disk."""
+
+
+class _Record(NamedTuple):
+    """A trial's run in MLflow; ``started`` in milliseconds since the epoch."""
+
+    run_id: str
+    outcome: Outcome
+    started: int
 
 
 class Tracker:
@@ -57,19 +65,15 @@ class Tracker:
     """
 
     def __init__(self, suite: Suite):
-        # The project's folder mlflow/ makes `import mlflow` succeed, emptily, where MLflow is not installed.
-        spec = find_spec("mlflow")
-        if spec is None or spec.origin is None:
-            raise UserError("MLflow is not installed: pip install 'gram-gauss-newton'")
+        self.uri = tracking_uri()
         # Fail within seconds, not minutes, where no server listens; what the user has set stays.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         for noisy in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        from mlflow import MlflowClient, get_tracking_uri
+        from mlflow import MlflowClient
 
         self.suite = suite
-        self.uri = get_tracking_uri()
         self._parent = ""  # the run of this invocation, once it is open
         try:
             self._client = MlflowClient()
@@ -90,19 +94,22 @@ class Tracker:
             ) from None
         self._recorded = self._find_recorded()
 
-    def outcome(self, trial_id: str) -> Outcome | None:
-        """How the recorded trial ended, or None if it is not recorded."""
-        return self._recorded[trial_id][1] if trial_id in self._recorded else None
+    def holds(self, result: TrialResult) -> bool:
+        """Whether this very result is recorded; of a skip, one record is enough."""
+        record = self._recorded.get(result.trial.id)
+        if record is None or record.outcome is not result.outcome:
+            return False
+        return result.outcome is Outcome.SKIPPED or record.started == _milliseconds(result.started)
 
     def load(self, trial_id: str) -> TrialResult | None:
         """The recorded result of a trial, or None."""
         if trial_id not in self._recorded:
             return None
-        run_id, _ = self._recorded[trial_id]
+        run_id = self._recorded[trial_id].run_id
         from mlflow.artifacts import load_text
 
         try:
-            return TrialResult.model_validate_json(load_text(self._artifact_uri(run_id)))
+            return TrialResult.model_validate_json(load_text(f"runs:/{run_id}/{ARTIFACT}"))
         except (OSError, ValidationError):
             return None
         except Exception as error:
@@ -132,12 +139,12 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         trial = result.trial
-        started = int(result.started * 1000)
+        started = _milliseconds(result.started)
         with _translated():
             run = self._client.create_run(
                 self.experiment_id,
                 start_time=started,
-                run_name=f"{trial.method.name} seed {trial.seed}",
+                run_name=f"{trial.method.name} on {trial.problem.label}, seed {trial.seed}",
                 tags={"mlflow.parentRunId": self._parent, "ggn.process": _process(), **_source()},
             )
             run_id = run.info.run_id
@@ -148,6 +155,7 @@ class Tracker:
                 "ggn.outcome": str(result.outcome),
                 "ggn.reason": result.reason[-4000:],
                 "ggn.suite": self.suite.suite,
+                "ggn.target": str(self.suite.target),
                 "ggn.commit": str(result.environment.get("commit")),
                 "ggn.dirty": str(result.environment.get("dirty")),
             }
@@ -161,7 +169,7 @@ class Tracker:
             self._log_data(run_id, result)
             self._client.log_text(run_id, result.model_dump_json(), ARTIFACT)
             self._client.set_terminated(run_id, STATUS[result.outcome], started + int(result.wall_seconds * 1000))
-        self._recorded[trial.id] = (run_id, result.outcome)
+        self._recorded[trial.id] = _Record(run_id, result.outcome, started)
 
     def attach(self, folder: Path) -> None:
         """Keeps the files of ``folder`` with this invocation's run."""
@@ -174,7 +182,7 @@ class Tracker:
         end = started + int(result.wall_seconds * 1000)
         # MLflow has no missing values and garbles infinity: a number that does not exist is not logged, and the time to
         # a target that was not met is the time spent, marked as censored.
-        summary = result.summary()
+        summary = result.summary(self.suite.target)
         censored = summary["epochs_to_target"] is None
         if censored and result.curve.epoch:
             summary["epochs_to_target"], summary["seconds_to_target"] = result.curve.epoch[-1], result.curve.seconds[-1]
@@ -211,18 +219,19 @@ class Tracker:
         )
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _find_recorded(self) -> dict[str, tuple[str, Outcome]]:
-        """Trial → run and outcome, the newest where there are several.
+    def _find_recorded(self) -> dict[str, _Record]:
+        """Trial → its record, the newest where there are several.
 
         A run counts once it has been closed as its outcome asks; one that is open, or that was closed because its
-        process died, may be half-written.
+        process died, may be half-written. One whose times were read at another target is recorded anew.
         """
-        recorded: dict[str, tuple[str, Outcome]] = {}
+        recorded: dict[str, _Record] = {}
         statuses = {str(outcome): status for outcome, status in STATUS.items()}
         for run in self._runs("attributes.status != 'RUNNING'"):
             trial, outcome = run.data.tags.get("ggn.trial"), run.data.tags.get("ggn.outcome", "")
-            if trial is not None and run.info.status == statuses.get(outcome):
-                recorded.setdefault(trial, (run.info.run_id, Outcome(outcome)))
+            same_target = run.data.tags.get("ggn.target") == str(self.suite.target)
+            if trial is not None and same_target and run.info.status == statuses.get(outcome):
+                recorded.setdefault(trial, _Record(run.info.run_id, Outcome(outcome), run.info.start_time))
         return recorded
 
     def _close_abandoned(self) -> None:
@@ -248,8 +257,20 @@ class Tracker:
             if not token:
                 return
 
-    def _artifact_uri(self, run_id: str) -> str:
-        return f"runs:/{run_id}/{ARTIFACT}"
+
+def tracking_uri() -> str:
+    """Where MLflow records, as its own settings say.
+
+    Raises:
+        UserError: MLflow is missing.
+    """
+    # The project's folder mlflow/ makes `import mlflow` succeed, emptily, where MLflow is not installed.
+    spec = find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        raise UserError("MLflow is not installed: pip install 'gram-gauss-newton'")
+    from mlflow import get_tracking_uri
+
+    return str(get_tracking_uri())
 
 
 @contextmanager
@@ -258,7 +279,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise TrackingError(_first_line(error)) from error
+        raise TrackingError(f"the tracking store failed: {_first_line(error)}") from error
 
 
 def _source() -> dict[str, str]:
@@ -266,6 +287,10 @@ def _source() -> dict[str, str]:
     facts = commit()
     source = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "ggn", "mlflow.source.type": "LOCAL"}
     return source | ({"mlflow.source.git.commit": str(facts["commit"])} if facts["commit"] else {})
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def _process() -> str:

@@ -25,7 +25,10 @@ class Budget(Frozen):
 
 
 class TrainingTrial(Frozen):
-    """One method trains one problem until its budget ends."""
+    """One method trains one problem until its budget ends.
+
+    What only the reading of a result depends on, such as a target loss, is no part of it.
+    """
 
     kind: Literal["training"] = "training"
     problem: ProblemConfig
@@ -36,7 +39,6 @@ class TrainingTrial(Frozen):
     threads: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     budget: Budget
-    target: Annotated[float, Field(gt=0)]
 
     @property
     def id(self) -> str:
@@ -97,7 +99,6 @@ class DataRecord(Frozen):
     test_samples: int
     inputs: int
     target: str
-    unit: str
 
 
 class TrialResult(Frozen):
@@ -127,20 +128,20 @@ class TrialResult(Frozen):
     environment: dict[str, str | int | float | bool | None] = {}
     started: float = 0.0
 
-    def at_target(self, axis: Literal["epoch", "seconds", "step", "samples"]) -> float | None:
-        """Where along ``axis`` the training loss first met the target; None if it never did (censored)."""
+    def at_target(self, target: float, axis: Literal["epoch", "seconds", "step", "samples"]) -> float | None:
+        """Where along ``axis`` the training loss first met ``target``; None if it never did (censored)."""
         for position, loss in zip(getattr(self.curve, axis), self.curve.train_loss, strict=True):
-            if loss <= self.trial.target:
+            if loss <= target:
                 return float(position)
         return None
 
-    def summary(self) -> dict[str, float | None]:
+    def summary(self, target: float) -> dict[str, float | None]:
         """The numbers that tables and MLflow show; None where the trial has none."""
         curve = self.curve
         finished = self.outcome is Outcome.COMPLETED
         return {
-            "epochs_to_target": self.at_target("epoch"),
-            "seconds_to_target": self.at_target("seconds"),
+            "epochs_to_target": self.at_target(target, "epoch"),
+            "seconds_to_target": self.at_target(target, "seconds"),
             "final_train_loss": curve.train_loss[-1] if finished else None,
             "final_test_rmse": curve.test_rmse[-1] if finished else None,
             "best_test_rmse": min(curve.test_rmse) if finished else None,

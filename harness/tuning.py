@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 from .frozen import Frozen
+from .methods import MethodConfig
 from .trial import TrialResult
 
 __all__ = ["Candidate", "best"]
@@ -15,19 +15,19 @@ class Candidate(Frozen):
     """Settings that were tried, and how they did.
 
     Attributes:
-        settings: Of the method.
+        settings: The method with these settings.
         epochs_to_target: Median over the tuning seeds; infinite if half of them or more missed the target.
         final_train_loss: Median over the tuning seeds; infinite if half of them or more did not end well.
     """
 
-    settings: dict[str, Any]
+    settings: MethodConfig
     epochs_to_target: float
     final_train_loss: float
 
     @classmethod
-    def judge(cls, settings: dict[str, Any], results: Sequence[TrialResult]) -> "Candidate":
+    def judge(cls, settings: MethodConfig, results: Sequence[TrialResult], target: float) -> "Candidate":
         def typical(key: str) -> float:
-            values = [result.summary()[key] for result in results]
+            values = [result.summary(target)[key] for result in results]
             return median(math.inf if value is None else value for value in values)
 
         return cls(

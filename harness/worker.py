@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
 
+from .environment import environment
 from .errors import UserError
 from .store import write_atomically
 from .training import train
 from .trial import Outcome, TrainingTrial, TrialResult
 
 __all__ = ["work"]
+
+environment()  # remembered by all trials: the code as it was loaded, whatever is edited while they run
 
 
 def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
@@ -39,7 +42,12 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
     except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
         outcome, reason = _judge(error)
         result = TrialResult(
-            trial=trial, outcome=outcome, reason=reason, wall_seconds=time.time() - started, started=started
+            trial=trial,
+            outcome=outcome,
+            reason=reason,
+            wall_seconds=time.time() - started,
+            environment=environment(),
+            started=started,
         )
     write_atomically(Path(result_path), result.model_dump_json())
 

@@ -13,15 +13,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..suite import Suite
 from ..sweep import Contender
-from .summary import cell_label, varying
+from .labels import Labels
 
 __all__ = ["curve_figures"]
 
-NAMES = {"ggn": "GGN", "sgd": "SGD", "adam": "Adam"}
 DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1)]  # told apart in print without colour
 
 AXES = {"epoch": "epochs", "seconds": "seconds of training"}
@@ -38,12 +37,15 @@ def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -
     if frame.empty:
         return {}
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind", font_scale=1.1)
-    unit = next((r.data.unit for c in contenders for r in c.evaluations if r.data is not None), "")
+    units = {problem.target_unit for problem in suite.problem}
+    unit = units.pop() if len(units) == 1 else "in each target's unit"
     error = f"test RMSE ({unit})" if unit else "test RMSE"
     drawn = {}
     for quantity, label in (("train_loss", LOSS), ("test_rmse", error)):
         for axis, axis_label in AXES.items():
-            figure = _panels(frame, axis, axis_label, quantity, label, suite.target)
+            # The loss is on standardised targets everywhere; errors of several problems share no scale.
+            shared = quantity == "train_loss" or len({problem.label for problem in suite.problem}) == 1
+            figure = _panels(frame, axis, quantity, label, suite.target, shared)
             stem = folder / f"{quantity}_by_{axis}"
             for suffix in (".svg", ".png"):
                 figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
@@ -54,7 +56,7 @@ def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -
 
 def _frame(suite: Suite, contenders: Sequence[Contender]) -> pd.DataFrame:
     """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis."""
-    names = varying(suite)
+    name = Labels(suite)
     records = []
     for contender in contenders:
         curves = [result.curve for result in contender.evaluations if result.curve.epoch]
@@ -68,8 +70,8 @@ def _frame(suite: Suite, contenders: Sequence[Contender]) -> pd.DataFrame:
             for i, epoch in enumerate(curve.epoch):
                 records.append(
                     {
-                        "cell": cell_label(contender.cell, names),
-                        "method": NAMES.get(contender.method, contender.method),
+                        "cell": name.cell(contender.cell),
+                        "method": name.method(contender.method),
                         "seed": seed,
                         "epoch": epoch,
                         "seconds": seconds[i],
@@ -80,7 +82,7 @@ def _frame(suite: Suite, contenders: Sequence[Contender]) -> pd.DataFrame:
     return pd.DataFrame.from_records(records)
 
 
-def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, label: str, target: float) -> Figure:
+def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, target: float, shared: bool) -> Figure:
     cells = frame["cell"].nunique()
     methods = list(frame["method"].unique())
     grid = sns.relplot(
@@ -89,7 +91,7 @@ def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, labe
         y=quantity,
         hue="method",
         style="method",
-        dashes=DASHES[: len(methods)],
+        dashes=DASHES[: len(methods)] if len(methods) <= len(DASHES) else True,
         hue_order=methods,
         style_order=methods,
         col="cell",
@@ -99,13 +101,14 @@ def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, labe
         errorbar=("pi", 100),
         height=3.0,
         aspect=1.35,
-        facet_kws={"sharex": axis == "epoch", "sharey": True},
+        facet_kws={"sharex": axis == "epoch", "sharey": shared},
     )
-    grid.set_axis_labels(axis_label, label)
+    grid.set_axis_labels(AXES[axis], label)
     grid.set_titles("{col_name}")
     for panel in grid.axes.flat:
         _dress(panel, quantity, target)
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=len(methods), title=None, frameon=False)
+    columns = min(len(methods), 4)
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=columns, title=None, frameon=False)
     figure: Figure = grid.figure
     return figure
 
@@ -113,6 +116,7 @@ def _panels(frame: pd.DataFrame, axis: str, axis_label: str, quantity: str, labe
 def _dress(panel: Axes, quantity: str, target: float) -> None:
     panel.set_yscale("log")
     panel.set_xlim(left=0)
+    panel.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch
     # Plain numbers (0.05, 6, 20), not powers of ten: the curves stay within a decade or two.
     panel.yaxis.set_major_locator(
         LogLocator(subs=(1.0, 2.0, 4.0, 6.0, 8.0) if quantity == "test_rmse" else (1.0, 2.0, 5.0))

@@ -1,7 +1,6 @@
 """One self-contained HTML page: the answer first, then tables, figures, settings, environment."""
 
 import base64
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +11,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..store import write_atomically
 from ..suite import Suite
 from ..sweep import Contender
-from .figures import NAMES, curve_figures
-from .statistics import Interval
-from .summary import Comparison, cell_label, comparisons, rows, settings_label, varying
+from ..trial import DataRecord, TrialResult
+from . import labels
+from .figures import curve_figures
+from .formats import interval, number, ratio
+from .labels import Labels
+from .statistics import MIN_PAIRS
+from .summary import Comparison, comparisons, rows
 
-__all__ = ["report_data", "write_report"]
+__all__ = ["notes", "report_data", "write_report"]
 
-OURS = "ggn"
+MEASURES = {
+    "epochs_to_target": "epochs to the target",
+    "seconds_to_target": "seconds to the target",
+    "best_test_rmse": "best test error",
+}
 
 
-def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tracking_uri: str) -> Path:
+def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tracking_uri: str, typed: str) -> Path:
     """Writes ``index.html`` and the figures' files into ``folder``.
+
+    Args:
+        suite: What was asked.
+        contenders: What was found.
+        folder: Made if it is not there.
+        tracking_uri: Where the runs are recorded.
+        typed: What names the suite on the command line, its name or its file.
 
     Returns:
         The page's path.
@@ -33,12 +47,13 @@ def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tr
         loader=PackageLoader("harness.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"interval": interval, "ratio": ratio, "number": number}
+    environment.filters |= {"interval": interval, "ratio": ratio, "number": number, "settings": labels.settings}
     page = environment.get_template("report.html.j2").render(
         **report_data(suite, contenders),
-        names=NAMES,
+        notes=notes(suite, contenders),
         figures=figures,
         tracking_uri=tracking_uri,
+        typed=typed,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     path = folder / "index.html"
@@ -48,76 +63,110 @@ def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tr
 
 def report_data(suite: Suite, contenders: Sequence[Contender]) -> dict[str, Any]:
     """Everything the page says, figures aside."""
-    names = varying(suite)
-    results = [result for contender in contenders for result in contender.evaluations]
-    table = rows(contenders)
-    expected = len(contenders) * len(suite.seeds)
+    label = Labels(suite)
+    results = _evaluations(contenders)
+    found = comparisons(suite, contenders)
     return {
         "suite": suite,
-        "rows": [{"cell": cell_label(row.contender.cell, names), "row": row} for row in table],
-        "comparisons": [{"cell": cell_label(item.cell, names), "item": item} for item in comparisons(contenders, OURS)],
-        "answers": _answers(comparisons(contenders, OURS)),
+        "rows": [
+            {
+                "cell": label.cell(row.contender.cell),
+                "method": label.method(row.contender.method),
+                "unit": row.contender.cell.problem.target_unit,
+                "row": row,
+            }
+            for row in rows(suite, contenders)
+        ],
+        "comparisons": [
+            {
+                "cell": label.cell(item.ours.cell),
+                "ours": label.method(item.ours.method),
+                "rival": label.method(item.rival.method),
+                "item": item,
+            }
+            for item in found
+        ],
+        "answers": _answers(found, label),
         "settings": [
             {
-                "cell": cell_label(contender.cell, names),
-                "method": contender.method,
-                "chosen": settings_label(contender),
+                "cell": label.cell(contender.cell),
+                "method": label.method(contender.method),
+                "chosen": labels.settings(contender.settings) if contender.settings else "search incomplete",
                 "candidates": contender.candidates,
             }
             for contender in contenders
         ],
-        "unit": next((result.data.unit for result in results if result.data is not None), ""),
-        "data": next((result.data for result in results if result.data is not None), None),
+        "min_pairs": MIN_PAIRS,
+        "data": _data(results),
         "environments": _distinct([result.environment for result in results if result.environment]),
-        "done": len(results),
-        "expected": expected,
-        "troubles": [result for result in results if result.outcome != "completed"],
+        "troubles": [
+            {"result": result, "cell": label.cell(contender.cell), "method": label.method(contender.method)}
+            for contender in contenders
+            for result in contender.evaluations
+            if result.outcome != "completed"
+        ],
     }
 
 
-def _answers(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """For each rival and measure, in how many cells GGN is better, worse, or not told apart."""
+def notes(suite: Suite, contenders: Sequence[Contender]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    results = _evaluations(contenders)
+    expected = len(contenders) * len(suite.seeds)
+    found = []
+    if len(results) < expected:
+        found.append(f"Incomplete: {len(results)} of {expected} evaluation trials are recorded.")
+    if len(suite.seeds) < MIN_PAIRS:
+        found.append(
+            f"{len(suite.seeds)} seeds are too few to tell a difference from chance; give at least {MIN_PAIRS}."
+        )
+    at_once = sum(result.at_target(suite.target, "epoch") == 0 for result in results)
+    if at_once:
+        found.append(f"{at_once} trials met the target before training: the target {suite.target} is too easy.")
+    # The commit may differ where nothing that bears on a result does: "code" is the digest of what does.
+    machines = _distinct([_without_commit(result) for result in results if result.environment])
+    if len(machines) > 1:
+        found.append(
+            f"The trials come from {len(machines)} different environments (machine, software or code, listed below): "
+            "compare seconds with care."
+        )
+    return found
+
+
+def _without_commit(result: TrialResult) -> dict[str, Any]:
+    return {key: value for key, value in result.environment.items() if key not in ("commit", "dirty")}
+
+
+def _evaluations(contenders: Sequence[Contender]) -> list[TrialResult]:
+    return [result for contender in contenders for result in contender.evaluations]
+
+
+def _answers(found: Sequence[Comparison], label: Labels) -> list[dict[str, Any]]:
+    """For each pair of methods and each measure, in how many cells GGN is better, worse, or not told apart."""
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for item in found:
+        pairs.setdefault((label.method(item.ours.method), label.method(item.rival.method)), []).append(item)
     answers = []
-    for rival in dict.fromkeys(item.rival for item in found):
-        against = [item for item in found if item.rival == rival]
-        for measure, label in (
-            ("epochs_to_target", "epochs to the target"),
-            ("seconds_to_target", "seconds to the target"),
-            ("best_test_rmse", "best test error"),
-        ):
-            intervals = [getattr(item, measure) for item in against]
-            known = [x for x in intervals if x.size]
+    for (ours, rival), items in pairs.items():
+        for measure, words in MEASURES.items():
+            intervals = [getattr(item, measure) for item in items]
+            verdicts = [x.verdict for x in intervals]
+            known = [x.median for x in intervals if x.size]
             answers.append(
                 {
-                    "rival": rival,
-                    "measure": label,
-                    "better": sum(x.high < 1 for x in known),
-                    "worse": sum(x.low > 1 for x in known),
+                    "pair": f"{ours} against {rival}",
+                    "measure": words,
+                    "better": verdicts.count("better"),
+                    "worse": verdicts.count("worse"),
                     "cells": len(intervals),
-                    "range": (min(x.median for x in known), max(x.median for x in known)) if known else None,
+                    "range": (min(known), max(known)) if known else None,
                 }
             )
     return answers
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number in ``digits`` significant digits; a miss reads as such."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "missed"
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
-
-
-def interval(value: Interval) -> str:
-    if value.size == 0:
-        return "–"
-    return f"{number(value.median)} [{number(value.low)}, {number(value.high)}]"
-
-
-def ratio(value: Interval) -> str:
-    """Like an interval, with an infinite ratio as ∞: the first of the pair missed."""
-    return "–" if value.size == 0 else interval(value).replace("missed", "∞")
+def _data(results: Sequence[TrialResult]) -> list[DataRecord]:
+    """The data sets met, each once: the digest of drawn data differs from seed to seed."""
+    return list({r.data.name + r.data.source + r.data.target: r.data for r in results if r.data is not None}.values())
 
 
 def _distinct(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

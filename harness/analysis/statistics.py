@@ -8,10 +8,14 @@ import numpy as np
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-__all__ = ["Interval", "median_interval", "paired_ratio"]
+__all__ = ["MIN_PAIRS", "Interval", "median_interval", "paired_ratio"]
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+
+# Fewer pairs cannot show a difference at this confidence: that all n fall on one side by chance has probability
+# 2^(1−n), which is below 5% from n = 6.
+MIN_PAIRS = 6
 
 
 class Interval(NamedTuple):
@@ -21,6 +25,13 @@ class Interval(NamedTuple):
     low: float
     high: float
     size: int
+
+    @property
+    def verdict(self) -> str:
+        """Of a ratio: "better" wholly below 1, "worse" wholly above, "open" between or with fewer than MIN_PAIRS."""
+        if self.size < MIN_PAIRS:
+            return "open"
+        return "better" if self.high < 1 else "worse" if self.low > 1 else "open"
 
 
 def median_interval(values: Sequence[float]) -> Interval:

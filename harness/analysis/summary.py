@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..suite import Cell, Suite
+from ..suite import Suite
 from ..sweep import Contender
 from ..trial import Outcome, TrialResult
 from .statistics import Interval, median_interval, paired_ratio
 
-__all__ = ["Comparison", "Row", "cell_label", "comparisons", "rows", "settings_label", "varying"]
+__all__ = ["Comparison", "Row", "comparisons", "rows"]
+
+OURS = "ggn"
 
 
 class Row(NamedTuple):
@@ -18,6 +20,7 @@ class Row(NamedTuple):
     Attributes:
         contender: The method, the cell and the results.
         outcomes: How many trials ended which way.
+        ran: How many were run: all but the skipped.
         hits: How many met the target.
         epochs_to_target: Over seeds; misses are infinite.
         seconds_to_target: Over seeds; misses are infinite.
@@ -27,6 +30,7 @@ class Row(NamedTuple):
 
     contender: Contender
     outcomes: dict[Outcome, int]
+    ran: int
     hits: int
     epochs_to_target: Interval
     seconds_to_target: Interval
@@ -35,34 +39,34 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Paired ratios over seeds, ``method`` over ``rival``: below 1 favours ``method``."""
+    """Paired ratios over seeds, ``ours`` over ``rival``: below 1 favours ours. Both stand in the same cell."""
 
-    cell: Cell
-    method: str
-    rival: str
+    ours: Contender
+    rival: Contender
     epochs_to_target: Interval
     seconds_to_target: Interval
     best_test_rmse: Interval
 
 
-def rows(contenders: Sequence[Contender]) -> list[Row]:
+def rows(suite: Suite, contenders: Sequence[Contender]) -> list[Row]:
     """One row a contender, in the suite's order. Skipped trials are counted among the outcomes, and in nothing else."""
-    return [_row(contender) for contender in contenders]
+    return [_row(contender, suite.target) for contender in contenders]
 
 
-def _row(contender: Contender) -> Row:
+def _row(contender: Contender, target: float) -> Row:
     ran = [result for result in contender.evaluations if result.outcome is not Outcome.SKIPPED]
     outcomes: dict[Outcome, int] = {}
     for result in contender.evaluations:
         outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
 
     def over_seeds(key: str) -> Interval:
-        return median_interval([_value(result, key) for result in ran])
+        return median_interval([_value(result, key, target) for result in ran])
 
     return Row(
         contender=contender,
         outcomes=outcomes,
-        hits=sum(math.isfinite(_value(result, "epochs_to_target")) for result in ran),
+        ran=len(ran),
+        hits=sum(math.isfinite(_value(result, "epochs_to_target", target)) for result in ran),
         epochs_to_target=over_seeds("epochs_to_target"),
         seconds_to_target=over_seeds("seconds_to_target"),
         final_test_rmse=over_seeds("final_test_rmse"),
@@ -70,19 +74,17 @@ def _row(contender: Contender) -> Row:
     )
 
 
-def comparisons(contenders: Sequence[Contender], method: str) -> list[Comparison]:
-    """``method`` against each of its rivals in every cell, over the seeds that both ran."""
-    made = []
-    for ours in contenders:
-        if ours.method != method:
-            continue
-        for rival in contenders:
-            if rival.cell == ours.cell and rival.method != method:
-                made.append(_comparison(ours, rival))
-    return made
+def comparisons(suite: Suite, contenders: Sequence[Contender]) -> list[Comparison]:
+    """GGN against each rival in every cell, over the seeds that both ran; each of its settings by itself."""
+    return [
+        _comparison(ours, rival, suite.target)
+        for ours in contenders
+        for rival in contenders
+        if ours.method.name == OURS != rival.method.name and rival.cell == ours.cell
+    ]
 
 
-def _comparison(ours: Contender, rival: Contender) -> Comparison:
+def _comparison(ours: Contender, rival: Contender, target: float) -> Comparison:
     theirs = {result.trial.seed: result for result in rival.evaluations if result.outcome is not Outcome.SKIPPED}
     pairs = [
         (result, theirs[result.trial.seed])
@@ -91,47 +93,17 @@ def _comparison(ours: Contender, rival: Contender) -> Comparison:
     ]
 
     def ratio(key: str) -> Interval:
-        return paired_ratio([_value(a, key) for a, _ in pairs], [_value(b, key) for _, b in pairs])
+        return paired_ratio([_value(a, key, target) for a, _ in pairs], [_value(b, key, target) for _, b in pairs])
 
     return Comparison(
-        cell=ours.cell,
-        method=ours.method,
-        rival=rival.method,
+        ours=ours,
+        rival=rival,
         epochs_to_target=ratio("epochs_to_target"),
         seconds_to_target=ratio("seconds_to_target"),
         best_test_rmse=ratio("best_test_rmse"),
     )
 
 
-def _value(result: TrialResult, key: str) -> float:
-    value = result.summary()[key]
+def _value(result: TrialResult, key: str, target: float) -> float:
+    value = result.summary(target)[key]
     return math.inf if value is None else value
-
-
-def varying(suite: Suite) -> list[str]:
-    """The dotted names of what differs between the suite's cells."""
-    flat = [_flat(cell) for cell in suite.cells()]
-    names = dict.fromkeys(name for cell in flat for name in cell)
-    return [name for name in names if len({str(cell.get(name)) for cell in flat}) > 1]
-
-
-def cell_label(cell: Cell, names: Sequence[str]) -> str:
-    """A cell by what sets it apart, or by its problem where nothing does."""
-    flat = _flat(cell)
-    return (
-        ", ".join(f"{name.removeprefix('problem.').replace('_', ' ')} {flat.get(name)}" for name in names)
-        or cell.problem.name
-    )
-
-
-def settings_label(contender: Contender) -> str:
-    """The settings of a method, as it was evaluated."""
-    if contender.settings is None:
-        return "search incomplete"
-    return ", ".join(f"{key} {value:g}" for key, value in contender.settings.model_dump(exclude={"name"}).items())
-
-
-def _flat(cell: Cell) -> dict[str, Any]:
-    dumped = cell.model_dump(mode="json")
-    problem = dumped.pop("problem")
-    return {f"problem.{key}": value for key, value in problem.items()} | dumped

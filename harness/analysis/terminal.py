@@ -9,57 +9,59 @@ from rich.table import Table
 
 from ..suite import Suite
 from ..sweep import Contender
-from .figures import NAMES
-from .report import interval
+from .formats import interval
+from .labels import Labels
 from .statistics import Interval
-from .summary import cell_label, rows, varying
+from .summary import rows
 
 __all__ = ["as_records", "print_tables"]
 
+# measure -> heading, and what stands for infinity
 MEASURES = {
-    "epochs_to_target": "epochs to target",
-    "seconds_to_target": "seconds to target",
-    "final_test_rmse": "final test RMSE",
-    "best_test_rmse": "best test RMSE",
+    "epochs_to_target": ("epochs to target", "missed"),
+    "seconds_to_target": ("seconds to target", "missed"),
+    "final_test_rmse": ("final test RMSE", "failed"),
+    "best_test_rmse": ("best test RMSE", "failed"),
 }
 
 
 def print_tables(suite: Suite, contenders: Sequence[Contender], console: Console) -> None:
     """Prints one row a method in a cell: medians over seeds with 95% intervals."""
-    names = varying(suite)
+    label = Labels(suite)
     table = Table(title=f"{suite.suite}: medians over seeds [95% interval]", title_justify="left")
     table.add_column("cell", min_width=9)
-    table.add_column("method", no_wrap=True, min_width=6)
+    table.add_column("method", min_width=6)
     table.add_column("met target", justify="right", min_width=6)
-    for label in MEASURES.values():
-        table.add_column(label, justify="right", no_wrap=console.width >= 120)
+    for heading, _ in MEASURES.values():
+        table.add_column(heading, justify="right", no_wrap=console.width >= 120)
     previous = None
-    for row in rows(contenders):
-        cell = cell_label(row.contender.cell, names)
+    for row in rows(suite, contenders):
+        cell = label.cell(row.contender.cell)
         if previous is not None and cell != previous:
             table.add_section()
-        method = NAMES.get(row.contender.method, row.contender.method)
-        hits = f"{row.hits}/{row.epochs_to_target.size}"
         table.add_row(
-            cell if cell != previous else "", method, hits, *(interval(getattr(row, key)) for key in MEASURES)
+            cell if cell != previous else "",
+            label.method(row.contender.method),
+            f"{row.hits}/{row.ran}" if row.ran else "not run",
+            *(interval(getattr(row, key), infinite) for key, (_, infinite) in MEASURES.items()),
         )
         previous = cell
     console.print(table)
 
 
 def as_records(suite: Suite, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
-    """The same rows as plain data; what is infinite (a missed target) or unknown is null."""
-    names = varying(suite)
+    """The same rows as plain data; what is infinite (a missed target, a failed trial) or unknown is null."""
+    label = Labels(suite)
     return [
         {
-            "cell": cell_label(row.contender.cell, names),
-            "method": row.contender.method,
+            "cell": label.cell(row.contender.cell),
+            "method": row.contender.method.name,
             "settings": row.contender.settings.model_dump() if row.contender.settings is not None else None,
             "outcomes": {str(outcome): count for outcome, count in row.outcomes.items()},
             "met_target": row.hits,
             **{key: _plain(getattr(row, key)) for key in MEASURES},
         }
-        for row in rows(contenders)
+        for row in rows(suite, contenders)
     ]
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from ..errors import UserError
-from ..frozen import Frozen
+from ..frozen import Frozen, as_tuple
 from .tables import digest
 
 __all__ = ["PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "TeacherStudent"]
@@ -14,19 +14,30 @@ __all__ = ["PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "Teac
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Network(Frozen):
-    """The model of every problem: an MLP with ``depth`` hidden layers of ``width`` units."""
+class _Problem(Frozen):
+    """What every problem has: a name, and for its model an MLP with ``depth`` hidden layers of ``width`` units."""
 
+    name: str
     width: Count = 64
     depth: Count = 2
     activation: Literal["relu", "tanh", "softplus", "gelu"] = "relu"
+
+    @property
+    def label(self) -> str:
+        """What the problem is called in tables and figures."""
+        return self.name
+
+    @property
+    def target_unit(self) -> str:
+        """Of the target, or "" where it has none."""
+        return ""
 
     def identity(self) -> dict[str, Any]:
         """What tells this configuration from others: equal identities mean equal problems."""
         return self.model_dump(mode="json")
 
 
-class _Table(_Network):
+class _Table(_Problem):
     """A table, split at random into training and test rows."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -37,11 +48,19 @@ class Concrete(_Table):
 
     name: Literal["concrete"] = "concrete"
 
+    @property
+    def target_unit(self) -> str:
+        return "MPa"
+
 
 class Abalone(_Table):
     """Rings of abalones, a proxy for age, from sex and measurements: UCI 1, 4177 × 8."""
 
     name: Literal["abalone"] = "abalone"
+
+    @property
+    def target_unit(self) -> str:
+        return "rings"
 
 
 class CsvTable(_Table):
@@ -49,26 +68,37 @@ class CsvTable(_Table):
 
     name: Literal["csv"] = "csv"
     path: Path
-    target: str
+    target: Annotated[str, Field(coerce_numbers_to_str=True)]
     unit: str = ""
-    categorical: tuple[str, ...] = ()
+    categorical: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     digest: str = ""
 
     @model_validator(mode="after")
     def _remember_content(self) -> "CsvTable":
         if not self.digest:
             if not self.path.is_file():
-                raise UserError(f"{self.path}: no such file")
+                raise UserError(f"{self.path}: {'not a file' if self.path.exists() else 'no such file'}")
             object.__setattr__(self, "digest", digest(self.path))
         return self
 
+    @property
+    def label(self) -> str:
+        return self.path.stem
+
+    @property
+    def target_unit(self) -> str:
+        return self.unit
+
     def identity(self) -> dict[str, Any]:
         """The content of the file counts, not its place: an edited file makes new trials, a moved one does not."""
-        return self.model_dump(mode="json", exclude={"path"})
+        return self.model_dump(mode="json", exclude={"path", "unit"})
 
 
-class TeacherStudent(_Network):
-    """A student network learns a random teacher network of the same activation, from Gaussian inputs."""
+class TeacherStudent(_Problem):
+    """A student network learns a random teacher network of the same activation, from Gaussian inputs.
+
+    Every seed draws a teacher, inputs and noise of its own.
+    """
 
     name: Literal["teacher_student"] = "teacher_student"
     inputs: Count = 8

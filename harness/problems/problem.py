@@ -38,7 +38,6 @@ class Problem:
         test: Standardised by the training part's mean and variance.
         target_scale: Standard deviation of the training targets, in their own unit.
         target: What is predicted.
-        unit: The target's unit.
         source: Where the data come from.
         digest: Of the data's content.
         model_seed: Seed of the initial weights.
@@ -50,7 +49,6 @@ class Problem:
     test: Split
     target_scale: float
     target: str
-    unit: str
     source: str
     digest: str
     model_seed: int
@@ -73,15 +71,17 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
     split_seed, model_seed, order_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     if isinstance(config, TeacherStudent):
         train, test = _teacher_student(config, split_seed)
-        target, unit, source, content = "teacher's output", "", "drawn at random", f"seed-{split_seed:08x}"
+        target, source, content = "teacher's output", "drawn at random", f"seed-{split_seed:08x}"
     else:
         table = _table_source(config)
         features, targets = _read(table)
         train, test = _split(features, targets, config.test_fraction, split_seed, table.path)
-        target, unit, source, content = table.target, table.unit, table.source, digest(table.path)
+        target, source, content = table.target, table.source, digest(table.path)
         if isinstance(config, CsvTable) and content != config.digest:
             raise UserError(f"{table.path}: the file has changed since the suite was read")
     (x, y), (x_test, y_test) = train, test
+    if y.std() == 0:
+        raise UserError(f"problem '{config.label}': the target '{target}' is the same in all training samples")
     x_mean, x_std = x.mean(0), _scale(x)
     y_mean, y_std = y.mean(0), _scale(y)
 
@@ -94,7 +94,6 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
         test=Split(tensor((x_test - x_mean) / x_std), tensor((y_test - y_mean) / y_std)),
         target_scale=float(y_std[0]),
         target=target,
-        unit=unit,
         source=source,
         digest=content,
         model_seed=model_seed,
@@ -105,7 +104,6 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
 class _TableSource(NamedTuple):
     path: Path
     target: str
-    unit: str
     categorical: tuple[str, ...]
     source: str
 
@@ -114,12 +112,12 @@ def _table_source(config: Concrete | Abalone | CsvTable) -> _TableSource:
     match config:
         case Concrete():
             source = "UCI Machine Learning Repository, dataset 165, CC BY 4.0"
-            return _TableSource(DATA / "concrete.csv", "compressive_strength", "MPa", (), source)
+            return _TableSource(DATA / "concrete.csv", "compressive_strength", (), source)
         case Abalone():
             source = "UCI Machine Learning Repository, dataset 1, CC BY 4.0"
-            return _TableSource(DATA / "abalone.csv", "rings", "rings", ("sex",), source)
+            return _TableSource(DATA / "abalone.csv", "rings", ("sex",), source)
         case CsvTable():
-            return _TableSource(config.path, config.target, config.unit, config.categorical, config.path.name)
+            return _TableSource(config.path, config.target, config.categorical, config.path.name)
 
 
 def _read(table: _TableSource) -> tuple[FloatArray, FloatArray]:

@@ -45,6 +45,8 @@ def read_table(path: Path, target: str, categorical: tuple[str, ...] = ()) -> Ta
         UserError: No such file or column, text where a number belongs, a missing value, or fewer than two rows.
     """
     header, lines = _read_lines(path)
+    if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), None)) is not None:
+        raise UserError(f"{path}: the columns must be separated by commas, not by {other!r}")
     for column in (target, *categorical):
         if column not in header:
             raise UserError(f"{path}: {unknown('column', column, header)}")
@@ -100,9 +102,9 @@ def _numbers(path: Path, column: str, cells: dict[int, str]) -> list[float]:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
+            advice = "list a column of labels under 'categorical'" if cell.strip() else "fill it in, or drop the line"
             raise UserError(
-                f"{path}: line {line}, column '{column}': expected a finite number, found '{cell}'; "
-                "list a column of labels under 'categorical'"
+                f"{path}: line {line}, column '{column}': expected a finite number, found '{cell}'; {advice}"
             )
         numbers.append(number)
     return numbers

@@ -7,28 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from trials import PROBLEM, make_trial
 
 from harness.engine import Engine
 from harness.errors import UserError
 from harness.store import Store
 from harness.suite import Limits
-from harness.trial import Outcome, TrainingTrial
-
-PROBLEM = {"name": "teacher_student", "width": 8, "samples": 64, "test_samples": 32}
-
-
-def _trial(**changes: object) -> TrainingTrial:
-    settings: dict[str, object] = {
-        "problem": PROBLEM,
-        "method": {"name": "adam"},
-        "batch_size": 16,
-        "threads": 1,
-        "seed": 0,
-        "budget": {"epochs": 2},
-        "target": 0.1,
-    }
-    return TrainingTrial.model_validate(settings | changes)
-
+from harness.trial import Outcome
 
 ENDLESS = {"budget": {"epochs": 10**9}}
 
@@ -53,7 +38,7 @@ def _children_of_the_server() -> set[int]:
     return children
 
 
-def _signal_the_trial(number: int) -> threading.Thread:
+def _signal_themake_trial(number: int) -> threading.Thread:
     """Sends a signal to the next trial's process, once it has begun to train."""
     before = _children_of_the_server()
 
@@ -74,9 +59,9 @@ def _signal_the_trial(number: int) -> threading.Thread:
 
 def test_a_trial_runs_and_its_result_is_stored(tmp_path: Path) -> None:
     engine = _engine(tmp_path)
-    result = engine.run(_trial())
+    result = engine.run(make_trial())
     assert result.outcome is Outcome.COMPLETED
-    assert engine.store.load(_trial().id) == result
+    assert engine.store.load(make_trial().id) == result
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
@@ -86,19 +71,19 @@ def test_a_trial_runs_and_its_result_is_stored(tmp_path: Path) -> None:
 )
 def test_a_fatal_signal_is_an_outcome(tmp_path: Path, number: int, outcome: Outcome, words: str) -> None:
     engine = _engine(tmp_path, seconds=60)
-    engine.run(_trial())  # starts the server
-    thread = _signal_the_trial(number)
-    result = engine.run(_trial(**ENDLESS))
+    engine.run(make_trial())  # starts the server
+    thread = _signal_themake_trial(number)
+    result = engine.run(make_trial(**ENDLESS))
     thread.join()
     assert result.outcome is outcome
     assert words in result.reason
-    assert engine.run(_trial(seed=1)).outcome is Outcome.COMPLETED
+    assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
 
 
 def test_a_hang_is_ended(tmp_path: Path) -> None:
     engine = _engine(tmp_path, seconds=2)
     started = time.monotonic()
-    result = engine.run(_trial(**ENDLESS))
+    result = engine.run(make_trial(**ENDLESS))
     assert result.outcome is Outcome.TIMEOUT
     assert "2 s" in result.reason
     assert time.monotonic() - started < 20
@@ -108,14 +93,14 @@ def test_a_hang_is_ended(tmp_path: Path) -> None:
 def test_running_out_of_memory_is_an_outcome(tmp_path: Path) -> None:
     engine = _engine(tmp_path, memory_gib=0.5)
     large = {"problem": PROBLEM | {"width": 20_000, "depth": 2}}  # 20,000² weights: 1.6 GB
-    result = engine.run(_trial(**large))
+    result = engine.run(make_trial(**large))
     assert result.outcome is Outcome.OUT_OF_MEMORY
-    assert engine.run(_trial()).outcome is Outcome.COMPLETED
+    assert engine.run(make_trial()).outcome is Outcome.COMPLETED
 
 
 def test_a_device_that_is_not_there_is_skipped_and_not_stored(tmp_path: Path) -> None:
     engine = _engine(tmp_path)
-    trial = _trial(device="cuda:99")
+    trial = make_trial(device="cuda:99")
     result = engine.run(trial)
     assert result.outcome is Outcome.SKIPPED
     assert "CUDA" in result.reason
@@ -125,7 +110,7 @@ def test_a_device_that_is_not_there_is_skipped_and_not_stored(tmp_path: Path) ->
 def test_data_that_vanish_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y\n" + "".join(f"{i},{i}\n" for i in range(100)))
-    trial = _trial(problem={"name": "csv", "path": str(path), "target": "y"})
+    trial = make_trial(problem={"name": "csv", "path": str(path), "target": "y"})
     path.unlink()
     result = _engine(tmp_path).run(trial)
     assert result.outcome is Outcome.SKIPPED
@@ -134,7 +119,7 @@ def test_data_that_vanish_are_reported(tmp_path: Path) -> None:
 
 def test_a_damaged_result_counts_as_none(tmp_path: Path) -> None:
     engine = _engine(tmp_path)
-    trial = _trial()
+    trial = make_trial()
     result = engine.run(trial)
     path = engine.store.path(trial.id)
     whole = path.read_text()

@@ -67,6 +67,13 @@ def test_constant_columns_do_no_harm(tmp_path: Path) -> None:
     assert bool(torch.isfinite(problem.train.inputs).all())
 
 
+def test_a_constant_target_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{i},5\n" for i in range(10)))
+    with pytest.raises(UserError, match="problem 't': the target 'y' is the same"):
+        make_problem(CsvTable(path=path, target="y"), seed=0)
+
+
 def test_a_table_too_small_to_split(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y\n1,2\n2,3\n")
@@ -81,6 +88,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     moved = tmp_path / "moved.csv"
     moved.write_bytes(path.read_bytes())
     assert CsvTable(path=moved, target="y").identity() == config.identity()
+    assert CsvTable(path=path, target="y", unit="kg").identity() == config.identity()
     path.write_text("a,y\n" + "".join(f"{i},{i + 1}\n" for i in range(10)))
     assert CsvTable(path=path, target="y").identity() != config.identity()
     with pytest.raises(UserError, match="has changed"):

@@ -113,7 +113,7 @@ def test_what_mlflow_shows_is_what_the_trial_measured(copy: Path) -> None:
             assert result is not None
             assert run.data.metrics["final_train_loss"] == result.curve.train_loss[-1]
             assert run.data.metrics["best_test_rmse"] == min(result.curve.test_rmse)
-            assert run.data.metrics["target_censored"] == (result.at_target("epoch") is None)
+            assert run.data.metrics["target_censored"] == (result.at_target(0.5, "epoch") is None)
 
 
 def test_a_second_run_repeats_nothing(copy: Path) -> None:
@@ -144,9 +144,53 @@ def test_a_larger_suite_runs_only_what_is_new(copy: Path) -> None:
     assert f"{TRIALS} of {TRIALS + 4} trials were there already" in more.stdout
 
 
-def test_the_report_can_be_made_again_without_running(copy: Path) -> None:
+def test_results_of_other_code_are_told_and_computed_again_when_asked(copy: Path) -> None:
+    trials = sorted((copy / ".ggn" / "trials").glob("*.json"))
+    old = [path for path in trials if json.loads(path.read_text())["trial"]["seed"] < 1000][:3]
+    for path in old:
+        path.write_text(path.read_text().replace('"code":"', '"code":"other'))
+    told = ggn("run", "tiny.yaml")
+    assert "3 results were computed by other code" in told.stdout
+    assert "ggn run tiny.yaml --again outdated" in told.stdout
+    mended = ggn("run", "tiny.yaml", "--again", "outdated")
+    assert f"{TRIALS - 3} of {TRIALS} trials were there already" in mended.stdout
+    assert "other code" not in mended.stdout
+    repeated = ggn("run", "tiny.yaml", "--again", "all")
+    assert f"0 of {TRIALS} trials were there already" in repeated.stdout
+    records = collections.Counter(run.data.tags.get("ggn.trial") for run in _runs(copy))
+    assert {records[path.stem] for path in old} == {3}  # whatever was computed is recorded
+    assert sum(records[path.stem] for path in trials) == TRIALS * 2 + 3
+    shutil.rmtree(copy / ".ggn")
+    newest = json.loads(ggn("report", "tiny.yaml", "--json").stdout)  # from MLflow: the newest record counts
+    assert newest == json.loads(ggn("report", "tiny.yaml", "--json").stdout)
+
+
+def test_another_target_reads_the_same_trials_anew(copy: Path) -> None:
+    (copy / "tiny.yaml").write_text(SUITE.split("tuning:")[0].replace("target: 0.5", "target: 0.4"))
+    read = ggn("run", "tiny.yaml")
+    assert read.returncode == 0, read.stderr
+    targets = {run.data.tags["ggn.target"] for run in _runs(copy) if "ggn.target" in run.data.tags}
+    assert targets == {"0.4", "0.5"}
+
+
+def test_two_suites_at_once_in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # without a database, so that both want to make it
+    names = ["first", "second"]
+    for name in names:
+        text = SUITE.split("tuning:")[0].replace("suite: tiny", f"suite: {name}")
+        (tmp_path / f"{name}.yaml").write_text(text.replace("width: [4, 8]", "width: 4"))
+    command = [sys.executable, "-m", "harness", "run"]
+    running = [
+        subprocess.Popen([*command, f"{name}.yaml"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for name in names
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+
+
+def test_the_report_can_be_made_again_without_running_or_a_server(copy: Path) -> None:
     shutil.rmtree(copy / "reports")
-    made = ggn("report", "tiny.yaml", "--json")
+    made = ggn("report", "tiny.yaml", "--json", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert made.returncode == 0
     (entry,) = json.loads(made.stdout)
     assert Path(entry["report"]).is_file()

@@ -52,16 +52,31 @@ def test_a_table_of_ones_own_is_found_beside_the_suite(tmp_path: Path) -> None:
     assert suite.problem[0].categorical == ("b",)  # type: ignore[union-attr]
 
 
+def test_single_values_and_numbers_stand_where_lists_and_text_may(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("2023,b,2024\n1,x,2\n3,y,4\n")
+    problem = "{name: csv, path: own.csv, target: 2024, categorical: b, width: 8}"
+    suite = _load(tmp_path, GOOD.replace("{name: concrete, width: [8, 16]}", problem).replace("example", "2024"))
+    assert suite.suite == "2024"
+    assert suite.problem[0].target == "2024"  # type: ignore[union-attr]
+    assert suite.problem[0].categorical == ("b",)  # type: ignore[union-attr]
+
+
+def test_a_problem_that_fails_has_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, GOOD.replace("[8, 16]", "[0]"))
+    assert str(caught.value).count("\n") == 0
+
+
 def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
     text = GOOD.replace("{lr: [0.5, 1.0]}", "{}")
     text += "tuning: {seeds: [10], spaces: {ggn: {lr: [1, 2], damping: [3, 4]}, sgd: {lr: [1, 2, 3, 4]}}}\n"
     suite = _load(tmp_path, text)
     ggn, sgd, adam = suite.methods
-    assert [(c["lr"], c["damping"]) for c in suite.candidates(ggn)] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert [(c.lr, c.damping) for c in suite.candidates(ggn)] == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert len(suite.candidates(sgd)) == 4
     text = text.replace("lr: [1, 2, 3, 4]", "lr: [1e-4, 1e-3, 1e-2, 1e-1]")  # text to YAML, numbers to us
     searched = _load(tmp_path, text)
-    assert [c["lr"] for c, _ in searched.tuning_trials(searched.cells()[0], sgd)] == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert [c.lr for c, _ in searched.tuning_trials(searched.cells()[0], sgd)] == [1e-4, 1e-3, 1e-2, 1e-1]
     assert len(suite.candidates(adam)) == 1
     assert suite.size() == 4 * (8 + 3 * 2)
 
@@ -80,7 +95,7 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
         ("target: 0.1\n", "", ["'target' is missing"]),
         ("target: 0.1", "target: -1", ["target", "greater than 0"]),
         ("target: 0.1", "target: .inf", ["target", "finite"]),
-        ("seeds: 2", "seeds: 0", ["seeds"]),
+        ("seeds: 2", "seeds: 0", ["seeds", "at least 1"]),
         ("seeds: 2", "seeds: []", ["seeds"]),
         ("seeds: 2", "seeds: [-1]", ["seeds"]),
         ("[0.5, 1.0]", "-1", ["ggn.lr", "greater than 0"]),
@@ -88,7 +103,14 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "", ["methods", "found nothing"]),
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "[]", ["methods", "empty list"]),
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "{ggn: 3}", ["methods.ggn", "a mapping"]),
+        ("sgd: {}", "sgd: {name: ggn}", ["methods.sgd", "another name inside", "'ggn'"]),
         ("suite: example", "suite: a b", ["suite", "pattern"]),
+        ("suite: example", "suite: x\nsuite: y", ["'suite' stands twice", "line 2"]),
+        ("sgd: {}", "sgd: {lr: 1, lr: 2}", ["'lr' stands twice"]),
+        ("[16, 32]", "[16, 16]", ["batch_size: stands twice: 16"]),
+        ("[8, 16]", "[8, 8]", ["problem: stands twice", "width=8"]),
+        ("[0.5, 1.0]", "[1, 1.0]", ["methods: stands twice", "lr=1.0"]),
+        ("seeds: 2", "seeds: [3, 3]", ["seeds: stands twice: 3"]),
         ("suite: example", "suite: [}", ["not valid YAML"]),
         ("suite: example", "device: tpu\nsuite: x", ["device", "pattern", "'tpu'"]),
         ("suite: example", "dtype: float16\nsuite: x", ["dtype", "float32"]),
@@ -96,6 +118,7 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
         ("suite: example", "budget: {epoch: 3}\nsuite: x", ["budget", "unknown key 'epoch'", "epochs"]),
         ("{name: concrete, width: [8, 16]}", "{name: csv, path: no.csv, target: y}", ["no.csv", "no such file"]),
         ("{name: concrete, width: [8, 16]}", "{name: csv, target: y}", ["path", "missing"]),
+        ("{name: concrete, width: [8, 16]}", "{name: csv, path: ., target: y}", ["not a file"]),
         ("{name: concrete, width: [8, 16]}", "7", ["problem", "give a name"]),
     ],
 )
@@ -103,7 +126,10 @@ def test_mistakes(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
     assert old in GOOD
     with pytest.raises(UserError) as caught:
         _load(tmp_path, GOOD.replace(old, new))
-    assert all(word in str(caught.value) for word in ["suite.yaml" if "no.csv" not in new else "no.csv", *words])
+    assert all(
+        word in str(caught.value)
+        for word in ["no.csv" if "no.csv" in new else "not a file" if "path: ." in new else "suite.yaml", *words]
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,6 +142,8 @@ def test_mistakes(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
         ("{seeds: [9], spaces: {sgd: {lr: [1, 2]}, adam: {lr: 1}}}", ["same number", "sgd has 2", "adam has 1"]),
         ("{seeds: [9], spaces: {ggn: {lr: [1]}}}", ["'ggn' is searched", "only once"]),
         ("{seeds: [9], spaces: {sgd: {lr: []}}}", ["tuning.spaces.sgd.lr"]),
+        ("{seeds: [9], spaces: {sgd: {lr: [1, 1.0]}}}", ["tuning.spaces.sgd: stands twice"]),
+        ("{seeds: [9, 9], spaces: {}}", ["tuning.seeds: stands twice: 9"]),
         ("{seed: [9]}", ["tuning", "unknown key 'seed'", "did you mean 'seeds'"]),
     ],
 )

@@ -34,6 +34,8 @@ def test_byte_order_mark_blank_lines_and_quotes(tmp_path: Path) -> None:
         (GOOD, "z", ("kind",), ["unknown column 'z'", "a, kind, y"]),
         (GOOD, "y", ("sort",), ["unknown column 'sort'"]),
         (GOOD, "y", (), ["line 2", "column 'kind'", "'red'", "categorical"]),
+        ("a;y\n1;2\n3;4\n", "y", (), ["separated by commas", "';'"]),
+        ("a,y\n1,2\n,4\n", "y", (), ["line 3", "'a'", "fill it in"]),
         (GOOD, "kind", ("kind",), ["target", "categorical"]),
         ("a,y\n1,2\n,4\n", "y", (), ["line 3", "column 'a'", "''"]),
         ("a,y\n1,2\n3,nan\n", "y", (), ["line 3", "column 'y'", "'nan'"]),

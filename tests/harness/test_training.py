@@ -5,24 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from trials import make_trial
 
 from harness.errors import UserError
 from harness.problems import make_problem
 from harness.training import train
-from harness.trial import Outcome, TrainingTrial, TrialResult
-
-
-def make_trial(**changes: object) -> TrainingTrial:
-    settings: dict[str, object] = {
-        "problem": {"name": "teacher_student", "width": 16, "samples": 100, "test_samples": 50, "inputs": 4},
-        "method": {"name": "ggn", "lr": 0.5},
-        "batch_size": 30,
-        "threads": 1,
-        "seed": 0,
-        "budget": {"epochs": 4},
-        "target": 0.1,
-    }
-    return TrainingTrial.model_validate(settings | changes)
+from harness.trial import Outcome, TrialResult
 
 
 @pytest.mark.parametrize("method", ["ggn", "sgd", "adam"])
@@ -101,8 +89,8 @@ def test_divergence_is_an_outcome() -> None:
     assert result.outcome is Outcome.DIVERGED
     assert "epoch" in result.reason
     assert all(math.isfinite(loss) for loss in result.curve.train_loss)
-    assert result.summary()["final_test_rmse"] is None
-    assert result.summary()["epochs_to_target"] is None
+    assert result.summary(0.1)["final_test_rmse"] is None
+    assert result.summary(0.1)["epochs_to_target"] is None
 
 
 def test_a_batch_larger_than_the_data() -> None:
@@ -119,10 +107,10 @@ def test_time_to_target_reads_the_first_point_that_meets_it() -> None:
     result = train(make_trial())
     curve = result.curve.model_copy(update={"train_loss": [1.0, 0.2, 0.09, 0.3, 0.01]})
     hit = result.model_copy(update={"curve": curve})
-    assert hit.at_target("epoch") == 2
-    assert hit.at_target("seconds") == curve.seconds[2]
+    assert hit.at_target(0.1, "epoch") == 2
+    assert hit.at_target(0.1, "seconds") == curve.seconds[2]
     missed = result.model_copy(update={"curve": curve.model_copy(update={"train_loss": [1.0, 0.5, 0.4, 0.3, 0.2]})})
-    assert missed.at_target("epoch") is None
+    assert missed.at_target(0.1, "epoch") is None
 
 
 def test_the_identity_is_the_resolved_configuration() -> None:
@@ -133,7 +121,6 @@ def test_the_identity_is_the_resolved_configuration() -> None:
         {"method": {"name": "ggn", "lr": 0.4}},
         {"threads": 2},
         {"budget": {"epochs": 5}},
-        {"target": 0.2},
         {"dtype": "float64"},
     ]
     assert len({make_trial(**change).id for change in changes} | {make_trial().id}) == len(changes) + 1

@@ -2,6 +2,7 @@
 
 import math
 
+from harness.methods import Ggn
 from harness.suite import Suite
 from harness.sweep import sweep
 from harness.trial import Curve, Outcome, TrainingTrial, TrialResult
@@ -28,7 +29,7 @@ def _result(trial: TrainingTrial, losses: list[float], outcome: Outcome = Outcom
 
 
 def _candidate(epochs: float, loss: float) -> Candidate:
-    return Candidate(settings={}, epochs_to_target=epochs, final_train_loss=loss)
+    return Candidate(settings=Ggn(), epochs_to_target=epochs, final_train_loss=loss)
 
 
 def test_fewest_epochs_then_lowest_loss() -> None:
@@ -44,7 +45,7 @@ def test_a_candidate_is_judged_by_medians_and_misses_count() -> None:
         _result(trial, [1.0, 0.9, 0.8]),
         _result(trial, [1.0], Outcome.DIVERGED),
     ]
-    judged = Candidate.judge({}, results)
+    judged = Candidate.judge(Ggn(), results, 0.5)
     assert judged.epochs_to_target == math.inf  # two of three missed
     assert judged.final_train_loss == 0.8
 
@@ -58,7 +59,10 @@ def test_the_sweep_evaluates_the_best_and_never_tunes_on_evaluation_seeds() -> N
         return _result(trial, [1.0, 0.1 if good else 0.9])
 
     contenders = sweep(SUITE, obtain)
-    assert {(c.method, c.settings.lr) for c in contenders if c.settings is not None} == {("ggn", 1.0), ("adam", 0.1)}
+    assert {(c.method.name, c.settings.lr) for c in contenders if c.settings is not None} == {
+        ("ggn", 1.0),
+        ("adam", 0.1),
+    }
     assert {seed for _, seed, _, role in asked if role == "tuning"} == {7, 8, 9}
     assert {(m, seed, lr) for m, seed, lr, role in asked if role == "evaluation"} == {
         ("ggn", 0, 1.0), ("ggn", 1, 1.0), ("adam", 0, 0.1), ("adam", 1, 0.1),

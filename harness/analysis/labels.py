@@ -1,0 +1,83 @@
+"""What cells and methods are called in tables and figures: by what sets them apart from the others of their suite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..methods import MethodConfig
+from ..problems import ProblemConfig
+from ..suite import Cell, Suite
+
+__all__ = ["Labels", "name", "settings"]
+
+NAMES = {"ggn": "GGN", "sgd": "SGD", "adam": "Adam"}
+
+# Of a table: its label stands for its place and content, and a unit makes no other cell.
+UNTOLD = {"name", "path", "digest", "unit"}
+
+
+class Labels:
+    """The labels of one suite's cells and methods.
+
+    Args:
+        suite: The suite; two of its cells never share a label, nor do two of its methods.
+    """
+
+    def __init__(self, suite: Suite):
+        self._suite = suite
+        self._cells = {cell: self._facts(cell) for cell in suite.cells()}
+        self._varying = _varying(list(self._cells.values()))
+
+    def cell(self, cell: Cell) -> str:
+        """What sets the cell apart, such as "width 64, batch size 32"; its problem where nothing does."""
+        facts = self._cells[cell]
+        told = [
+            str(value) if key == "problem" else f"{key.replace('_', ' ')} {value}"
+            for key, value in facts.items()
+            if key in self._varying
+        ]
+        return ", ".join(told) or str(facts["problem"])
+
+    def method(self, method: MethodConfig) -> str:
+        """The method's name, with the settings that set it apart from others of its name."""
+        namesakes = [_settings(other) for other in self._suite.methods if other.name == method.name]
+        told = {key: value for key, value in _settings(method).items() if key in _varying(namesakes)}
+        return " ".join([name(method), _listed(told)]).strip()
+
+    def _facts(self, cell: Cell) -> dict[str, Any]:
+        dumped = cell.model_dump(mode="json")
+        problem = dumped.pop("problem")
+        return {
+            "problem": self._problem(cell.problem),
+            **{key: value for key, value in problem.items() if key not in UNTOLD},
+            **dumped,
+        }
+
+    def _problem(self, problem: ProblemConfig) -> str:
+        """Its label, or the whole path of a table where another file has the same name."""
+        path = getattr(problem, "path", None)
+        namesakes = {getattr(p, "path", None) for p in self._suite.problem if p.label == problem.label}
+        return problem.label if path is None or len(namesakes) == 1 else str(path)
+
+
+def name(method: MethodConfig) -> str:
+    """A method's name as people write it."""
+    return NAMES.get(method.name, method.name)
+
+
+def settings(method: MethodConfig) -> str:
+    """All settings of a method."""
+    return _listed(_settings(method))
+
+
+def _settings(method: MethodConfig) -> dict[str, Any]:
+    return method.model_dump(exclude={"name"})
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in values.items())
+
+
+def _varying(records: Sequence[dict[str, Any]]) -> set[str]:
+    """The keys whose value differs between records that have them."""
+    keys = {key for record in records for key in record}
+    return {key for key in keys if len({str(record[key]) for record in records if key in record}) > 1}
