@@ -11,7 +11,7 @@ from ggn_core import GGN
 
 from .frozen import Frozen
 
-__all__ = ["METHODS", "Adam", "Ggn", "Method", "MethodConfig", "Sgd", "make_method"]
+__all__ = ["METHODS", "AdamSettings", "GgnSettings", "Method", "MethodConfig", "SgdSettings", "make_method"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -24,7 +24,7 @@ class Method(Protocol):
         """Updates the model on one batch, inputs (b, d) and targets (b, o)."""
 
 
-class Ggn(Frozen):
+class GgnSettings(Frozen):
     """Gram-Gauss-Newton. The paper's λ is 1/lr and its α is damping/lr."""
 
     name: Literal["ggn"] = "ggn"
@@ -32,7 +32,7 @@ class Ggn(Frozen):
     damping: NonNegative = 0.3
 
 
-class Sgd(Frozen):
+class SgdSettings(Frozen):
     """Stochastic gradient descent on the mean squared error, with Polyak momentum."""
 
     name: Literal["sgd"] = "sgd"
@@ -40,7 +40,7 @@ class Sgd(Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
-class Adam(Frozen):
+class AdamSettings(Frozen):
     """Adam on the mean squared error."""
 
     name: Literal["adam"] = "adam"
@@ -49,11 +49,11 @@ class Adam(Frozen):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
 
-MethodConfig = Annotated[Ggn | Sgd | Adam, Field(discriminator="name")]
+MethodConfig = Annotated[GgnSettings | SgdSettings | AdamSettings, Field(discriminator="name")]
 
 
 class _GaussNewton:
-    def __init__(self, model: nn.Module, settings: Ggn):
+    def __init__(self, model: nn.Module, settings: GgnSettings):
         self.model = model
         self.optimizer = GGN(model, lr=settings.lr, damping=settings.damping)
 
@@ -74,24 +74,24 @@ class _FirstOrder:
         self.optimizer.step()
 
 
-def _sgd(model: nn.Module, settings: Sgd) -> Method:
+def _sgd(model: nn.Module, settings: SgdSettings) -> Method:
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
     return _FirstOrder(model, optimizer)
 
 
-def _adam(model: nn.Module, settings: Adam) -> Method:
+def _adam(model: nn.Module, settings: AdamSettings) -> Method:
     betas = (settings.beta1, settings.beta2)
     return _FirstOrder(model, torch.optim.Adam(model.parameters(), lr=settings.lr, betas=betas, fused=True))
 
 
 # Name -> settings model and factory.
 METHODS: dict[str, tuple[type[BaseModel], Callable[[nn.Module, Any], Method]]] = {
-    "ggn": (Ggn, _GaussNewton),
-    "sgd": (Sgd, _sgd),
-    "adam": (Adam, _adam),
+    "ggn": (GgnSettings, _GaussNewton),
+    "sgd": (SgdSettings, _sgd),
+    "adam": (AdamSettings, _adam),
 }
 
 
-def make_method(model: nn.Module, settings: Ggn | Sgd | Adam) -> Method:
+def make_method(model: nn.Module, settings: GgnSettings | SgdSettings | AdamSettings) -> Method:
     """A method with these settings, ready to train ``model``."""
     return METHODS[settings.name][1](model, settings)

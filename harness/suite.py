@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from .errors import unknown
+from .errors import unknown_name
 from .frozen import Frozen, as_tuple
 from .methods import MethodConfig
 from .problems import ProblemConfig
@@ -124,7 +124,7 @@ class Suite(Frozen):
         names: list[str] = [method.name for method in self.methods]
         for name in self.tuning.spaces:
             if names.count(name) == 0:
-                raise ValueError(f"tuning.spaces: {unknown('method', name, names)}")
+                raise ValueError(f"tuning.spaces: {unknown_name('method', name, names)}")
             if names.count(name) > 1:
                 raise ValueError(f"tuning.spaces: '{name}' is searched, so it may stand only once under methods")
         shared = set(self.seeds) & set(self.tuning.seeds)
@@ -142,7 +142,7 @@ class Suite(Frozen):
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
-                raise ValueError(f"{place}: {unknown('key', key, type(method).model_fields)}") from None
+                raise ValueError(f"{place}: {unknown_name('key', key, type(method).model_fields)}") from None
             raise ValueError(f"{place}.{key}: {first['msg']}, found {first['input']!r}") from None
         _refuse_duplicates(place, candidates)
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .errors import UserError, unknown
+from .errors import UserError, unknown_name
 from .frozen import as_tuple
 from .methods import METHODS
 from .problems import PROBLEMS
@@ -41,7 +41,7 @@ def load_suite(name: str, default_threads: int) -> Suite:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else shipped_suites().get(name)
     if path is None:
-        raise UserError(unknown("suite", name, shipped_suites()) + "; or the path of a .yaml file")
+        raise UserError(unknown_name("suite", name, shipped_suites()) + "; or the path of a .yaml file")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def _combinations(
 ) -> Iterator[dict[str, Any]]:
     name = entry["name"]
     if name not in registry:
-        raise UserError(f"{path}: {unknown(what, name, registry)}")
+        raise UserError(f"{path}: {unknown_name(what, name, registry)}")
     model = registry[name][0] if isinstance(registry[name], tuple) else registry[name]
     _refuse_unknown_keys(entry, model, f"{what} '{name}'", path)
     axes = {
@@ -143,7 +143,7 @@ def _combinations(
 def _refuse_unknown_keys(entry: Mapping[str, Any], model: type[BaseModel], where: str, path: Path) -> None:
     for key in entry:
         if key not in model.model_fields:
-            raise UserError(f"{path}: {where}: {unknown('key', str(key), model.model_fields)}")
+            raise UserError(f"{path}: {where}: {unknown_name('key', str(key), model.model_fields)}")
 
 
 def _is_tuple_field(model: type[BaseModel], key: str) -> bool:
@@ -164,7 +164,7 @@ def _messages(error: ValidationError, path: Path) -> Iterator[str]:
         if item["type"] == "extra_forbidden":
             *parents, key = (str(part) for part in item["loc"])
             allowed = _allowed_keys(parents)
-            yield f"{path}: {'.'.join(parents) + ': ' if parents else ''}{unknown('key', key, allowed)}"
+            yield f"{path}: {'.'.join(parents) + ': ' if parents else ''}{unknown_name('key', key, allowed)}"
         elif item["type"] == "missing":
             yield f"{path}: the key '{place}' is missing"
         else:

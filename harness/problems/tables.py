@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     import _csv
@@ -49,7 +49,7 @@ def read_table(path: Path, target: str, categorical: tuple[str, ...] = ()) -> Ta
         raise UserError(f"{path}: the columns must be separated by commas, not by {other!r}")
     for column in (target, *categorical):
         if column not in header:
-            raise UserError(f"{path}: {unknown('column', column, header)}")
+            raise UserError(f"{path}: {unknown_name('column', column, header)}")
     if target in categorical:
         raise UserError(f"{path}: the target column '{target}' must hold numbers, it cannot be categorical")
     columns = []

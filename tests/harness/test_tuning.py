@@ -2,7 +2,7 @@
 
 import math
 
-from harness.methods import Ggn
+from harness.methods import GgnSettings
 from harness.suite import Suite
 from harness.sweep import sweep
 from harness.trial import Curve, Outcome, TrainingTrial, TrialResult
@@ -29,7 +29,7 @@ def _result(trial: TrainingTrial, losses: list[float], outcome: Outcome = Outcom
 
 
 def _candidate(epochs: float, loss: float) -> Candidate:
-    return Candidate(settings=Ggn(), epochs_to_target=epochs, final_train_loss=loss)
+    return Candidate(settings=GgnSettings(), epochs_to_target=epochs, final_train_loss=loss)
 
 
 def test_fewest_epochs_then_lowest_loss() -> None:
@@ -45,7 +45,7 @@ def test_a_candidate_is_judged_by_medians_and_misses_count() -> None:
         _result(trial, [1.0, 0.9, 0.8]),
         _result(trial, [1.0], Outcome.DIVERGED),
     ]
-    judged = Candidate.judge(Ggn(), results, 0.5)
+    judged = Candidate.judge(GgnSettings(), results, 0.5)
     assert judged.epochs_to_target == math.inf  # two of three missed
     assert judged.final_train_loss == 0.8
 
