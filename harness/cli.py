@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from rich.console import Console
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .studies import Study
     from .suite import Suite
-    from .sweep import Contender
 
 __all__ = ["main"]
 
@@ -79,6 +79,7 @@ def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
     from .progress import Reporter
     from .runner import Again, Runner
     from .store import Store
+    from .studies import study
     from .suite_file import load_suite
     from .tracking import Tracker
 
@@ -91,8 +92,9 @@ def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
             tracker = Tracker(suite)
         reporter = Reporter(suite.size(), console)
         runner = Runner(suite, store, tracker, reporter, Again(again or "none"))
-        contenders = runner.run()
-        page = _present(suite, contenders, tracker.uri, typed, console, None if not as_json else printed)
+        found = study(suite)
+        runner.run(found.walk)
+        page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)
         if runner.waiting:
             reporter.warn(
                 f"{runner.waiting} results are on disk only: the same command records them when the server is back"
@@ -120,6 +122,7 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
     from .runner import recorded
     from .store import Store
+    from .studies import study
     from .suite_file import load_suite
     from .tracking import Tracker, tracking_uri
 
@@ -127,10 +130,11 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
     store = Store(Path.cwd())
     printed: list[dict[str, Any]] = []
     for typed, suite in [(name, load_suite(name, _cores())) for name in suites]:
-        contenders = recorded(suite, store, partial(Tracker, suite))
-        if not any(contender.evaluations for contender in contenders):
+        found = study(suite)
+        found.walk(recorded(store, partial(Tracker, suite)))
+        if not found.results():
             raise UserError(f"nothing is recorded of suite '{suite.suite}' here: ggn run {typed}")
-        page = _present(suite, contenders, tracking_uri(), typed, console, None if not as_json else printed)
+        page = _present(suite, found, tracking_uri(), typed, console, printed if as_json else None)
         if not as_json:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
@@ -138,25 +142,18 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
 
 
 def _present(
-    suite: "Suite",
-    contenders: "Sequence[Contender]",
-    uri: str,
-    typed: str,
-    console: Console,
-    printed: list[dict[str, Any]] | None,
+    suite: "Suite", found: "Study", uri: str, typed: str, console: Console, printed: list[dict[str, Any]] | None
 ) -> Path:
     """Writes the report, and shows its table on the console, or adds it to what is printed as JSON."""
-    from .analysis.report import notes, write_report
-    from .analysis.terminal import as_records, print_tables
     from .environment import is_current
 
-    page = write_report(suite, contenders, Path.cwd() / "reports" / suite.suite, uri, typed)
+    page = found.write_report(Path.cwd() / "reports" / suite.suite, uri, typed)
     if printed is None:
-        print_tables(suite, contenders, console)
+        found.print_tables(console)
     else:
-        printed.append({"suite": suite.suite, "report": str(page), "rows": as_records(suite, contenders)})
-    warnings = notes(suite, contenders)
-    outdated = sum(not is_current(result.environment) for c in contenders for result in c.evaluations)
+        printed.append({"suite": suite.suite, "report": str(page), "rows": found.records()})
+    warnings = found.notes()
+    outdated = sum(not is_current(result.environment) for result in found.results())
     if outdated:
         warnings.append(
             f"{outdated} results were computed by other code or another torch: ggn run {typed} --again outdated"

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from .environment import device_problem, environment
 from .store import Store
 from .suite import Limits
-from .trial import Outcome, TrainingTrial, TrialResult
+from .trial import AnyTrial, Outcome, TrialResult
 
 __all__ = ["Engine"]
 
@@ -31,7 +31,7 @@ class Engine:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "harness.worker"])
 
-    def run(self, trial: TrainingTrial) -> TrialResult:
+    def run(self, trial: AnyTrial) -> TrialResult:
         """The trial's result; it is in the store by then, unless the trial was skipped: a skip may be mended."""
         reason = device_problem(trial.device)
         if reason is not None:

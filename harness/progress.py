@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .trial import Outcome, TrainingTrial, TrialResult
+from .trial import AnyTrial, Outcome, TrialResult
 
 __all__ = ["Reporter"]
 
@@ -51,35 +51,21 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, trial: TrainingTrial, role: str) -> None:
-        self._bar.update(self._task, description=f"{role}: {describe(trial)}")
+    def begin(self, trial: AnyTrial, role: str) -> None:
+        self._bar.update(self._task, description=f"{role}: {trial.title}")
 
-    def end(self, trial: TrainingTrial, role: str, result: TrialResult, reused: bool) -> None:
+    def end(self, trial: AnyTrial, role: str, result: TrialResult, reused: bool) -> None:
         self._done += 1
         self.reused += reused
         self.failures += not result.outcome.is_answer and result.outcome is not Outcome.SKIPPED
         self._bar.update(self._task, advance=1)
         trouble = result.outcome is not Outcome.COMPLETED and not reused
         if trouble and result.outcome is not Outcome.DIVERGED:
-            self.warn(f"{describe(trial)}: {result.outcome}: {result.reason.splitlines()[-1] if result.reason else ''}")
+            self.warn(f"{trial.title}: {result.outcome}: {result.reason.splitlines()[-1] if result.reason else ''}")
         if self._plain and not reused and (time.monotonic() - self._last_line > 1 or self._done == self.total):
             self._last_line = time.monotonic()
-            line = (
-                f"[{self._done}/{self.total}] {role}: {describe(trial)}: {result.outcome}, {result.wall_seconds:.1f} s"
-            )
+            line = f"[{self._done}/{self.total}] {role}: {trial.title}: {result.outcome}, {result.wall_seconds:.1f} s"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def describe(trial: TrainingTrial) -> str:
-    """A trial in a few words."""
-    settings = trial.method.model_dump(exclude={"name"}, exclude_defaults=True)
-    listed = "".join(f" {key}={value:g}" for key, value in settings.items())
-    problem = trial.problem
-    place = "" if trial.device == "cpu" else f", {trial.device}"
-    return (
-        f"{trial.method.name}{listed} on {problem.label}, width {problem.width}, "
-        f"batch {trial.batch_size}{place}, seed {trial.seed}"
-    )

@@ -11,9 +11,9 @@ from .environment import is_current
 from .progress import Reporter
 from .store import Store
 from .suite import Suite
-from .sweep import Contender, check, sweep
+from .sweep import Obtain, check
 from .tracking import Tracker, TrackingError
-from .trial import Outcome, TrainingTrial, TrialResult
+from .trial import AnyTrial, Outcome, TrialResult
 
 __all__ = ["Again", "Runner", "recorded"]
 
@@ -53,17 +53,17 @@ class Runner:
         self._engine = Engine(store, suite.limits)
         self._leave_alone_until = 0.0
 
-    def run(self) -> list[Contender]:
-        """Runs what is missing.
+    def run(self, walk: Callable[[Obtain], None]) -> None:
+        """Runs what is missing of the trials that ``walk`` asks for.
 
         Raises:
             UserError: The suite does not fit its data, or is being run in this folder already.
         """
         check(self.suite)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter:
-            return sweep(self.suite, self._obtain)
+            walk(self._obtain)
 
-    def _obtain(self, trial: TrainingTrial, role: str) -> TrialResult:
+    def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
         known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
         if known is not None and not self._runs_again(known):
             if not self.tracker.holds(known):
@@ -119,23 +119,22 @@ class Runner:
                 self.reporter.warn(f"{error} ({self.tracker.uri}); the invocation's run stays open")
 
 
-def recorded(suite: Suite, store: Store, connect: Callable[[], Tracker]) -> list[Contender]:
-    """What is recorded of a suite, with nothing run; contenders hold what there is.
+def recorded(store: Store, connect: Callable[[], Tracker]) -> Obtain:
+    """Obtains what is recorded, and runs nothing.
 
     Args:
-        suite: The suite.
         store: Results on disk.
         connect: Gives the tracker; called if something is not on disk, and not before.
     """
     connect = cache(connect)
 
-    def load(trial: TrainingTrial, role: str) -> TrialResult | None:
+    def load(trial: AnyTrial, role: str) -> TrialResult | None:
         return store.load(trial.id) or _fetched(trial, store, connect())
 
-    return sweep(suite, load)
+    return load
 
 
-def _fetched(trial: TrainingTrial, store: Store, tracker: Tracker) -> TrialResult | None:
+def _fetched(trial: AnyTrial, store: Store, tracker: Tracker) -> TrialResult | None:
     """What MLflow has of a trial, kept on disk from now on."""
     result = tracker.load(trial.id)
     if result is not None:

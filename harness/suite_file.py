@@ -16,10 +16,14 @@ from .errors import UserError, unknown_name
 from .frozen import as_tuple
 from .methods import METHODS
 from .problems import PROBLEMS
-from .suite import Limits, Suite, Tuning
+from .stepcost_suite import StepCostSuite
+from .suite import Limits, Suite
+from .training_suite import TrainingSuite, Tuning
 from .trial import Budget
 
 __all__ = ["load_suite", "shipped_suites"]
+
+KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite}
 
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 
@@ -52,10 +56,14 @@ def load_suite(name: str, default_threads: int) -> Suite:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a suite is a mapping of keys to values, this is {_kind(raw)}")
+    measure = raw.get("measure", "training")
+    if not isinstance(measure, str) or measure not in KINDS:
+        raise UserError(f"{path}: measure: {unknown_name('measure', str(measure), KINDS)}")
+    kind = KINDS[measure]
     try:
-        return Suite.model_validate(_expanded(raw, path, default_threads))
+        return kind.model_validate(_expanded(raw, path, default_threads))
     except ValidationError as error:
-        raise UserError("\n".join(_messages(error, path))) from None
+        raise UserError("\n".join(_messages(error, kind, path))) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -154,7 +162,7 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-def _messages(error: ValidationError, path: Path) -> Iterator[str]:
+def _messages(error: ValidationError, kind: type[Suite], path: Path) -> Iterator[str]:
     items = error.errors()
     for item in items:
         depth = len(item["loc"])
@@ -163,7 +171,7 @@ def _messages(error: ValidationError, path: Path) -> Iterator[str]:
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             *parents, key = (str(part) for part in item["loc"])
-            allowed = _allowed_keys(parents)
+            allowed = _allowed_keys(kind, parents)
             yield f"{path}: {'.'.join(parents) + ': ' if parents else ''}{unknown_name('key', key, allowed)}"
         elif item["type"] == "missing":
             yield f"{path}: the key '{place}' is missing"
@@ -172,9 +180,9 @@ def _messages(error: ValidationError, path: Path) -> Iterator[str]:
             yield f"{path}: {place + ': ' if place else ''}{item['msg'].removeprefix('Value error, ')}{value}"
 
 
-def _allowed_keys(parents: list[str]) -> list[str]:
+def _allowed_keys(kind: type[Suite], parents: list[str]) -> list[str]:
     models: dict[tuple[str, ...], type[BaseModel]] = {
-        (): Suite,
+        (): kind,
         ("tuning",): Tuning,
         ("budget",): Budget,
         ("tuning", "budget"): Budget,

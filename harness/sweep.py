@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from .errors import UserError
 from .methods import MethodConfig
 from .problems import make_problem
+from .stepcost_suite import StepCostSuite
 from .suite import Cell, Suite
-from .trial import TrainingTrial, TrialResult
+from .training_suite import TrainingSuite
+from .trial import AnyTrial, TrialResult
 from .tuning import Candidate, best
 
-__all__ = ["EVALUATION", "TUNING", "Contender", "check", "sweep"]
+__all__ = ["EVALUATION", "TUNING", "Contender", "Costs", "Obtain", "check", "survey", "sweep"]
 
 EVALUATION, TUNING = "evaluation", "tuning"
 
 # Gives a trial's result for the role it plays, or None if there is none.
-Obtain = Callable[[TrainingTrial, str], TrialResult | None]
+Obtain = Callable[[AnyTrial, str], TrialResult | None]
 
 
 @dataclass
@@ -40,6 +42,19 @@ class Contender:
     evaluations: list[TrialResult] = field(default_factory=list)
 
 
+@dataclass
+class Costs:
+    """What was timed in one cell.
+
+    Attributes:
+        cell: The cell.
+        results: One a seed, in the order of the suite's seeds; missing ones are left out.
+    """
+
+    cell: Cell
+    results: list[TrialResult]
+
+
 def check(suite: Suite) -> None:
     """Loads every problem once and compares batch sizes with the data, before anything is run.
 
@@ -56,7 +71,7 @@ def check(suite: Suite) -> None:
                 )
 
 
-def sweep(suite: Suite, obtain: Obtain) -> list[Contender]:
+def sweep(suite: TrainingSuite, obtain: Obtain) -> list[Contender]:
     """Obtains every trial of the suite, in an order that lets a method's settings be known before it is evaluated.
 
     Within a cell the methods take turns seed by seed, so that a change in the machine's speed meets them all.
@@ -72,15 +87,14 @@ def sweep(suite: Suite, obtain: Obtain) -> list[Contender]:
         for seed in suite.seeds:
             for rival in rivals:
                 if rival.settings is not None:
-                    trial = cell.trial(rival.settings, seed, suite.budget)
-                    result = obtain(trial, EVALUATION)
+                    result = obtain(suite.trial(cell, rival.settings, seed), EVALUATION)
                     if result is not None:
                         rival.evaluations.append(result)
         contenders += rivals
     return contenders
 
 
-def _search(suite: Suite, rival: Contender, obtain: Obtain) -> None:
+def _search(suite: TrainingSuite, rival: Contender, obtain: Obtain) -> None:
     complete = True
     for settings, trials in suite.tuning_trials(rival.cell, rival.method):
         results = [result for trial in trials if (result := obtain(trial, TUNING)) is not None]
@@ -89,3 +103,11 @@ def _search(suite: Suite, rival: Contender, obtain: Obtain) -> None:
             rival.candidates.append(Candidate.judge(settings, results, suite.target))
     if complete:
         rival.settings = best(rival.candidates).settings
+
+
+def survey(suite: StepCostSuite, obtain: Obtain) -> list[Costs]:
+    """Obtains every trial of the suite, cell by cell."""
+    return [
+        Costs(cell, [r for seed in suite.seeds if (r := obtain(suite.trial(cell, seed), EVALUATION)) is not None])
+        for cell in suite.cells()
+    ]

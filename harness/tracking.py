@@ -144,7 +144,7 @@ class Tracker:
             run = self._client.create_run(
                 self.experiment_id,
                 start_time=started,
-                run_name=f"{trial.method.name} on {trial.problem.label}, seed {trial.seed}",
+                run_name=trial.title,
                 tags={"mlflow.parentRunId": self._parent, "ggn.process": _process(), **_source()},
             )
             run_id = run.info.run_id
@@ -155,7 +155,7 @@ class Tracker:
                 "ggn.outcome": str(result.outcome),
                 "ggn.reason": result.reason[-4000:],
                 "ggn.suite": self.suite.suite,
-                "ggn.target": str(self.suite.target),
+                "ggn.reading": self.suite.reading(),
                 "ggn.commit": str(result.environment.get("commit")),
                 "ggn.dirty": str(result.environment.get("dirty")),
             }
@@ -180,13 +180,8 @@ class Tracker:
         from mlflow.entities import Metric
 
         end = started + int(result.wall_seconds * 1000)
-        # MLflow has no missing values and garbles infinity: a number that does not exist is not logged, and the time to
-        # a target that was not met is the time spent, marked as censored.
-        summary = result.summary(self.suite.target)
-        censored = summary["epochs_to_target"] is None
-        if censored and result.curve.epoch:
-            summary["epochs_to_target"], summary["seconds_to_target"] = result.curve.epoch[-1], result.curve.seconds[-1]
-        summary["target_censored"] = float(censored)
+        # MLflow has no missing values and garbles infinity: a number that does not exist is not logged.
+        summary = self.suite.metrics(result)
         summary["first_step_seconds"] = result.first_step_seconds
         summary["peak_memory_mib"] = result.peak_memory_mib
         metrics = [Metric(key, value, end, 0) for key, value in summary.items() if value is not None]
@@ -223,14 +218,14 @@ class Tracker:
         """Trial → its record, the newest where there are several.
 
         A run counts once it has been closed as its outcome asks; one that is open, or that was closed because its
-        process died, may be half-written. One whose times were read at another target is recorded anew.
+        process died, may be half-written. One that was read otherwise, such as at another target, is recorded anew.
         """
         recorded: dict[str, _Record] = {}
         statuses = {str(outcome): status for outcome, status in STATUS.items()}
         for run in self._runs("attributes.status != 'RUNNING'"):
             trial, outcome = run.data.tags.get("ggn.trial"), run.data.tags.get("ggn.outcome", "")
-            same_target = run.data.tags.get("ggn.target") == str(self.suite.target)
-            if trial is not None and same_target and run.info.status == statuses.get(outcome):
+            same_reading = run.data.tags.get("ggn.reading") == self.suite.reading()
+            if trial is not None and same_reading and run.info.status == statuses.get(outcome):
                 recorded.setdefault(trial, _Record(run.info.run_id, Outcome(outcome), run.info.start_time))
         return recorded
 

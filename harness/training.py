@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from ggn_core import NonFiniteError
 
 from .environment import environment, peak_memory_mib
 from .errors import UserError
+from .measure import synchronize_on
 from .methods import Method, make_method
 from .problems import Problem, make_problem
-from .trial import Curve, DataRecord, Outcome, TrainingTrial, TrialResult
+from .trial import Curve, DataRecord, Outcome, TrainingTrial, Trial, TrialResult
 
-__all__ = ["train"]
+__all__ = ["data_record", "prepare", "train"]
 
 EXPLODED = 1e6  # a training loss this many times the initial one counts as diverged
 WARM_UP_STEPS = 3
@@ -31,11 +32,7 @@ def train(trial: TrainingTrial) -> TrialResult:
         UserError: The problem's data cannot be read, or the batch is larger than the training set.
     """
     started = time.time()
-    torch.set_num_threads(trial.threads)
-    problem = make_problem(trial.problem, trial.seed, trial.device, trial.dtype)
-    samples = len(problem.train.inputs)
-    if trial.batch_size > samples:
-        raise UserError(f"batch_size {trial.batch_size} is larger than the training set of {samples} samples")
+    problem = prepare(trial)
     first_step_seconds = _warm_up(trial, problem)
     curve, outcome, reason = _train(trial, problem)
     return TrialResult(
@@ -43,20 +40,39 @@ def train(trial: TrainingTrial) -> TrialResult:
         outcome=outcome,
         reason=reason,
         curve=curve,
-        data=DataRecord(
-            name=trial.problem.label,
-            source=problem.source,
-            digest=problem.digest,
-            train_samples=samples,
-            test_samples=len(problem.test.inputs),
-            inputs=problem.train.inputs.shape[1],
-            target=problem.target,
-        ),
+        data=data_record(trial, problem),
         first_step_seconds=first_step_seconds,
         wall_seconds=time.time() - started,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),
         started=started,
+    )
+
+
+def prepare(trial: Trial) -> Problem:
+    """Takes the threads that the trial asks for, and gives its problem.
+
+    Raises:
+        UserError: The problem's data cannot be read, or the batch is larger than the training set.
+    """
+    torch.set_num_threads(trial.threads)
+    problem = make_problem(trial.problem, trial.seed, trial.device, trial.dtype)
+    samples = len(problem.train.inputs)
+    if trial.batch_size > samples:
+        raise UserError(f"batch_size {trial.batch_size} is larger than the training set of {samples} samples")
+    return problem
+
+
+def data_record(trial: Trial, problem: Problem) -> DataRecord:
+    """Which data the trial saw."""
+    return DataRecord(
+        name=trial.problem.label,
+        source=problem.source,
+        digest=problem.digest,
+        train_samples=len(problem.train.inputs),
+        test_samples=len(problem.test.inputs),
+        inputs=problem.train.inputs.shape[1],
+        target=problem.target,
     )
 
 
@@ -95,18 +111,13 @@ def _train(trial: TrainingTrial, problem: Problem) -> tuple[Curve, Outcome, str]
 
 
 def _timed_epoch(method: Method, problem: Problem, batch_size: int, order: torch.Generator) -> float:
-    synchronize = _synchronize(problem.train.inputs)
+    synchronize = synchronize_on(problem.train.inputs.device.type)
     synchronize()
     start = time.perf_counter()
     for inputs, targets in _batches(problem, batch_size, order):
         method.step(inputs, targets)
     synchronize()
     return time.perf_counter() - start
-
-
-def _synchronize(on: Tensor) -> Callable[[], None]:
-    """Waits for the device's work to be done; nothing to wait for on a CPU."""
-    return torch.cuda.synchronize if on.is_cuda else lambda: None
 
 
 def _batches(problem: Problem, batch_size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,7 +131,7 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
     """Steps on a model that is thrown away, to keep first-time costs out of the curve; returns the first step's."""
     model = problem.model()
     method = make_method(model, trial.method)
-    synchronize = _synchronize(problem.train.inputs)
+    synchronize = synchronize_on(trial.device)
     inputs, targets = problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size]
     start = time.perf_counter()
     first = 0.0

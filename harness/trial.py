@@ -15,7 +15,10 @@ from .frozen import Frozen
 from .methods import MethodConfig
 from .problems import ProblemConfig
 
-__all__ = ["Budget", "Curve", "DataRecord", "Outcome", "TrainingTrial", "TrialResult"]
+__all__ = [
+    "AnyTrial", "Budget", "Curve", "DataRecord", "Outcome", "StepCostTrial", "StepCosts", "TrainingTrial", "Trial",
+    "TrialResult",
+]  # fmt: skip
 
 
 class Budget(Frozen):
@@ -24,21 +27,16 @@ class Budget(Frozen):
     epochs: Annotated[int, Field(ge=1)] = 40
 
 
-class TrainingTrial(Frozen):
-    """One method trains one problem until its budget ends.
+class Trial(Frozen):
+    """What every trial has. What only the reading of a result depends on, such as a target loss, is no part of it."""
 
-    What only the reading of a result depends on, such as a target loss, is no part of it.
-    """
-
-    kind: Literal["training"] = "training"
+    kind: str
     problem: ProblemConfig
-    method: MethodConfig
     batch_size: Annotated[int, Field(ge=1)]
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
-    budget: Budget
 
     @property
     def id(self) -> str:
@@ -47,9 +45,53 @@ class TrainingTrial(Frozen):
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def title(self) -> str:
+        """The trial in a few words."""
+        place = "" if self.device == "cpu" else f", {self.device}"
+        problem = self.problem
+        return (
+            f"{self._subject()} on {problem.label}, width {problem.width}, batch {self.batch_size}{place}, "
+            f"seed {self.seed}"
+        )
+
+    def _subject(self) -> str:
+        raise NotImplementedError
+
     def flat(self) -> dict[str, Any]:
         """The configuration with dotted keys: ``problem.width``, ``method.lr``, …"""
         return _flatten(self.model_dump(mode="json"))
+
+
+class TrainingTrial(Trial):
+    """One method trains one problem until its budget ends."""
+
+    kind: Literal["training"] = "training"
+    method: MethodConfig
+    budget: Budget
+
+    def _subject(self) -> str:
+        settings = self.method.model_dump(exclude={"name"}, exclude_defaults=True)
+        return self.method.name + "".join(f" {key}={value:g}" for key, value in settings.items())
+
+
+class StepCostTrial(Trial):
+    """All methods of a cell take their steps in turns on one batch, and each step is timed.
+
+    Attributes:
+        methods: The methods; the first is timed against itself as well.
+        rounds: How often each takes its turn.
+    """
+
+    kind: Literal["step_cost"] = "step_cost"
+    methods: tuple[MethodConfig, ...]
+    rounds: Annotated[int, Field(ge=1)]
+
+    def _subject(self) -> str:
+        return "steps of " + ", ".join(method.name for method in self.methods)
+
+
+AnyTrial = Annotated[TrainingTrial | StepCostTrial, Field(discriminator="kind")]
 
 
 class Outcome(StrEnum):
@@ -62,6 +104,7 @@ class Outcome(StrEnum):
     CRASHED = "crashed"  # an error in the code, or a fatal signal
     KILLED = "killed"  # SIGKILL from outside: an operator, or the kernel for want of memory
     SKIPPED = "skipped"  # cannot run here, with the reason
+    REFUSED = "refused"  # the step to be timed is not the step it should be
 
     @property
     def is_answer(self) -> bool:
@@ -89,6 +132,27 @@ class Curve(Frozen):
     test_rmse: list[float] = []
 
 
+class StepCosts(Frozen):
+    """Times of a step-cost trial, in seconds a step, one entry a round.
+
+    Attributes:
+        step: For each method of the trial.
+        again: The first method once more, on a copy of its own: what differs from its first row is noise.
+        gradient: Forward and backward pass of the mean squared error: the unit of the phases.
+        phases: The parts of a Gram-Gauss-Newton step, by name; empty where no method is one.
+        memory_mib: For each method, the peak of a process of its own over data, model and batch.
+        step_error: Relative error of the Gram-Gauss-Newton step, on a part of the batch, against the dense solve in
+            float64; None where no method is one.
+    """
+
+    step: list[list[float]]
+    again: list[float]
+    gradient: list[float]
+    phases: dict[str, list[float]] = {}
+    memory_mib: list[float | None] = []
+    step_error: float | None = None
+
+
 class DataRecord(Frozen):
     """Which data a trial saw."""
 
@@ -108,7 +172,8 @@ class TrialResult(Frozen):
         trial: Its configuration.
         outcome: How it ended.
         reason: Why, for anything but "completed".
-        curve: Up to the end, or to the last evaluation before it.
+        curve: Of a training trial, up to the end, or to the last evaluation before it.
+        costs: Of a step-cost trial that completed.
         data: The data set; None if the trial did not get as far as loading it.
         first_step_seconds: The first step of a fresh model and method, which pays for warm-up; not in the curve.
         wall_seconds: The whole trial, evaluation included.
@@ -117,10 +182,11 @@ class TrialResult(Frozen):
         started: Seconds since the epoch.
     """
 
-    trial: TrainingTrial
+    trial: AnyTrial
     outcome: Outcome
     reason: str = ""
     curve: Curve = Curve()
+    costs: StepCosts | None = None
     data: DataRecord | None = None
     first_step_seconds: float | None = None
     wall_seconds: float = 0.0

@@ -11,12 +11,14 @@ import traceback
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
+from pydantic import TypeAdapter
 
 from .environment import environment
 from .errors import UserError
+from .stepcost import measure_steps
 from .store import write_atomically
 from .training import train
-from .trial import Outcome, TrainingTrial, TrialResult
+from .trial import AnyTrial, Outcome, TrainingTrial, TrialResult
 
 __all__ = ["work"]
 
@@ -34,11 +36,11 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
     _die_with_parent()
     _be_the_first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    trial = TrainingTrial.model_validate_json(trial_json)
+    trial: AnyTrial = TypeAdapter(AnyTrial).validate_json(trial_json)
     started = time.time()
     try:
         _limit_memory(memory_gib)
-        result = train(trial)
+        result = train(trial) if isinstance(trial, TrainingTrial) else measure_steps(trial)
     except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
         outcome, reason = _judge(error)
         result = TrialResult(

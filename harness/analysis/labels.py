@@ -1,6 +1,6 @@
 """What cells and methods are called in tables and figures: by what sets them apart from the others of their suite."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..methods import MethodConfig
@@ -27,13 +27,18 @@ class Labels:
         self._cells = {cell: self._facts(cell) for cell in suite.cells()}
         self._varying = _varying(list(self._cells.values()))
 
-    def cell(self, cell: Cell) -> str:
-        """What sets the cell apart, such as "width 64, batch size 32"; its problem where nothing does."""
+    def cell(self, cell: Cell, without: Collection[str] = ()) -> str:
+        """What sets the cell apart, such as "width 64, batch size 32"; its problem where nothing does.
+
+        Args:
+            cell: One of the suite's.
+            without: What to leave untold, such as "width".
+        """
         facts = self._cells[cell]
         told = [
             str(value) if key == "problem" else f"{key.replace('_', ' ')} {value}"
             for key, value in facts.items()
-            if key in self._varying
+            if key in self._varying and key not in without
         ]
         return ", ".join(told) or str(facts["problem"])
 

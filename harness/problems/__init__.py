@@ -1,6 +1,6 @@
 """The problems that a suite can ask for: data and a model, by name."""
 
 from .configs import PROBLEMS, ProblemConfig
-from .problem import Problem, make_problem
+from .problem import Problem, Split, make_problem
 
-__all__ = ["PROBLEMS", "Problem", "ProblemConfig", "make_problem"]
+__all__ = ["PROBLEMS", "Problem", "ProblemConfig", "Split", "make_problem"]

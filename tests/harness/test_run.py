@@ -169,8 +169,8 @@ def test_another_target_reads_the_same_trials_anew(copy: Path) -> None:
     (copy / "tiny.yaml").write_text(SUITE.split("tuning:")[0].replace("target: 0.5", "target: 0.4"))
     read = ggn("run", "tiny.yaml")
     assert read.returncode == 0, read.stderr
-    targets = {run.data.tags["ggn.target"] for run in _runs(copy) if "ggn.target" in run.data.tags}
-    assert targets == {"0.4", "0.5"}
+    targets = {run.data.tags["ggn.reading"] for run in _runs(copy) if "ggn.reading" in run.data.tags}
+    assert targets == {"target 0.4", "target 0.5"}
 
 
 def test_two_suites_at_once_in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +254,20 @@ def test_a_failed_trial_is_counted_and_changes_the_exit_code(workplace: Path) ->
     (entry,) = json.loads(done.stdout)
     assert [row["outcomes"] for row in entry["rows"]] == [{"timeout": 2}, {"timeout": 2}]
     assert {run.info.status for run in _runs(workplace) if run.data.tags["ggn.kind"] == "training"} == {"FAILED"}
+
+
+def test_a_step_cost_suite_is_run_recorded_and_reported(workplace: Path) -> None:
+    text = SUITE.split("seeds:")[0].replace("suite: tiny", "suite: tiny\nmeasure: step_cost").replace("[4, 8]", "4")
+    (workplace / "tiny.yaml").write_text(text + "methods: [ggn, sgd]\nrounds: 30\n")
+    done = ggn("run", "tiny.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    (row,) = entry["rows"]
+    assert row["ratios"]["SGD"]["size"] == 30
+    assert Path(entry["report"]).is_file()
+    (run,) = [run for run in _runs(workplace) if run.data.tags["ggn.kind"] == "step_cost"]
+    assert run.data.metrics["step_seconds.0.ggn"] == pytest.approx(row["milliseconds"]["GGN"] / 1e3)
+    assert "1 of 1 trials were there already" in ggn("run", "tiny.yaml").stdout
 
 
 def test_a_device_that_is_not_there_is_a_skipped_cell(workplace: Path) -> None:

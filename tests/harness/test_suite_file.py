@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
+from harness.stepcost_suite import StepCostSuite
 from harness.suite import Suite
 from harness.suite_file import load_suite, shipped_suites
+from harness.training_suite import TrainingSuite
 
 GOOD = """\
 suite: example
@@ -22,10 +24,16 @@ methods: {ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}
 """
 
 
-def _load(folder: Path, text: str) -> Suite:
+def _load_any(folder: Path, text: str) -> Suite:
     path = folder / "suite.yaml"
     path.write_text(text)
     return load_suite(str(path), default_threads=2)
+
+
+def _load(folder: Path, text: str) -> TrainingSuite:
+    suite = _load_any(folder, text)
+    assert isinstance(suite, TrainingSuite)
+    return suite
 
 
 def test_lists_are_axes(tmp_path: Path) -> None:
@@ -153,6 +161,38 @@ def test_mistakes_in_tuning(tmp_path: Path, tuning: str, words: list[str]) -> No
     assert all(word in str(caught.value) for word in ["suite.yaml", *words])
 
 
+STEP_COSTS = """\
+suite: costs
+measure: step_cost
+problem: {name: concrete, width: [8, 16]}
+batch_size: [16, 32]
+methods: {ggn: {}, sgd: {}}
+"""
+
+
+def test_a_step_cost_suite(tmp_path: Path) -> None:
+    suite = _load_any(tmp_path, STEP_COSTS + "seeds: 2\n")
+    assert isinstance(suite, StepCostSuite)
+    assert suite.size() == 2 * 2 * 2
+    assert [method.name for method in suite.trial(suite.cells()[0], 0).methods] == ["ggn", "sgd"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("step_cost", "stepcost", ["measure", "unknown measure 'stepcost'", "step_cost, training"]),
+        ("step_cost", "[step_cost]", ["measure", "unknown measure"]),
+        (", sgd: {}", "", ["methods", "at least two"]),
+        ("suite: costs", "suite: costs\ntarget: 0.1", ["unknown key 'target'", "rounds"]),
+        ("suite: costs", "suite: costs\nrounds: 5", ["rounds", "greater than or equal to 30"]),
+    ],
+)
+def test_mistakes_in_a_step_cost_suite(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        _load_any(tmp_path, STEP_COSTS.replace(old, new))
+    assert all(word in str(caught.value) for word in ["suite.yaml", *words])
+
+
 def test_unknown_suites() -> None:
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
         load_suite("quickstrat", 2)
@@ -190,7 +230,7 @@ _values = st.recursive(
     ),
     max_leaves=6,
 )
-_keys = st.sampled_from([*Suite.model_fields, "nonsense"])
+_keys = st.sampled_from([*TrainingSuite.model_fields, "nonsense"])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

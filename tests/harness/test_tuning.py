@@ -3,12 +3,12 @@
 import math
 
 from harness.methods import GgnSettings
-from harness.suite import Suite
 from harness.sweep import sweep
+from harness.training_suite import TrainingSuite
 from harness.trial import Curve, Outcome, TrainingTrial, TrialResult
 from harness.tuning import Candidate, best
 
-SUITE = Suite.model_validate(
+SUITE = TrainingSuite.model_validate(
     {
         "suite": "s",
         "problem": ({"name": "teacher_student", "width": 4},),

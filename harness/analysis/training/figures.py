@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..suite import Suite
-from ..sweep import Contender
-from .labels import Labels
+from ...sweep import Contender
+from ...training_suite import TrainingSuite
+from ..labels import Labels
 
 __all__ = ["curve_figures"]
 
@@ -27,7 +27,7 @@ AXES = {"epoch": "epochs", "seconds": "seconds of training"}
 LOSS = "training loss (MSE, standardised)"
 
 
-def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -> dict[str, Path]:
+def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder: Path) -> dict[str, Path]:
     """Draws training loss and test error against epochs and seconds, one panel a cell; SVG and PNG files.
 
     Returns:
@@ -54,7 +54,7 @@ def curve_figures(suite: Suite, contenders: Sequence[Contender], folder: Path) -
     return drawn
 
 
-def _frame(suite: Suite, contenders: Sequence[Contender]) -> pd.DataFrame:
+def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFrame:
     """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis."""
     name = Labels(suite)
     records = []

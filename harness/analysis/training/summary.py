@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..suite import Suite
-from ..sweep import Contender
-from ..trial import Outcome, TrialResult
-from .statistics import Interval, median_interval, paired_ratio
+from ...sweep import Contender
+from ...training_suite import TrainingSuite
+from ...trial import Outcome, TrialResult
+from ..statistics import Interval, median_interval, paired_ratio
 
 __all__ = ["Comparison", "Row", "comparisons", "rows"]
 
@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
     best_test_rmse: Interval
 
 
-def rows(suite: Suite, contenders: Sequence[Contender]) -> list[Row]:
+def rows(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Row]:
     """One row a contender, in the suite's order. Skipped trials are counted among the outcomes, and in nothing else."""
     return [_row(contender, suite.target) for contender in contenders]
 
@@ -74,7 +74,7 @@ def _row(contender: Contender, target: float) -> Row:
     )
 
 
-def comparisons(suite: Suite, contenders: Sequence[Contender]) -> list[Comparison]:
+def comparisons(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Comparison]:
     """GGN against each rival in every cell, over the seeds that both ran; each of its settings by itself."""
     return [
         _comparison(ours, rival, suite.target)

@@ -8,13 +8,13 @@ import pytest
 
 from harness.analysis.formats import interval, number, ratio
 from harness.analysis.labels import Labels
-from harness.analysis.report import notes, report_data, write_report
 from harness.analysis.statistics import Interval
-from harness.suite import Suite
+from harness.analysis.training.report import notes, report_data, write_report
 from harness.sweep import Contender, sweep
+from harness.training_suite import TrainingSuite
 from harness.trial import Curve, DataRecord, Outcome, TrainingTrial, TrialResult
 
-SUITE = Suite.model_validate(
+SUITE = TrainingSuite.model_validate(
     {
         "suite": "example",
         "question": "Is <b>it</b> fast?",
@@ -72,7 +72,7 @@ def test_numbers_of_the_table(contenders: list[Contender]) -> None:
 
 
 def test_the_answer_counts_cells_with_enough_pairs(contenders: list[Contender]) -> None:
-    def counts(suite: Suite) -> tuple[int, int, int]:
+    def counts(suite: TrainingSuite) -> tuple[int, int, int]:
         answers = report_data(suite, sweep(suite, _obtain))["answers"]
         (epochs,) = [answer for answer in answers if answer["measure"] == "epochs to the target"]
         return epochs["better"], epochs["worse"], epochs["cells"]
@@ -84,7 +84,7 @@ def test_the_answer_counts_cells_with_enough_pairs(contenders: list[Contender]) 
 
 def test_several_settings_of_one_method_are_told_apart(tmp_path: Path) -> None:
     methods = ({"name": "ggn", "lr": 0.5}, {"name": "ggn", "lr": 1.0}, {"name": "sgd"})
-    suite = Suite.model_validate(SUITE.model_dump() | {"methods": methods})
+    suite = TrainingSuite.model_validate(SUITE.model_dump() | {"methods": methods})
     found = sweep(suite, _obtain)
     data = report_data(suite, found)
     assert [entry["method"] for entry in data["rows"]] == ["GGN lr 0.5", "GGN lr 1", "SGD"] * 2
@@ -107,7 +107,7 @@ def test_several_problems_keep_their_names_units_and_data(tmp_path: Path) -> Non
         own | {"path": str(tmp_path / "one" / "own.csv"), "target": "z"},
         own | {"path": str(tmp_path / "two" / "own.csv")},
     )
-    suite = Suite.model_validate(SUITE.model_dump() | {"problem": problems})
+    suite = TrainingSuite.model_validate(SUITE.model_dump() | {"problem": problems})
     labels = [Labels(suite).cell(cell) for cell in suite.cells()]
     assert labels == [
         "concrete",
@@ -118,7 +118,7 @@ def test_several_problems_keep_their_names_units_and_data(tmp_path: Path) -> Non
     ]
     data = report_data(suite, sweep(suite, _obtain))
     assert [entry["unit"] for entry in data["rows"][::2]] == ["MPa", "rings", "EUR", "EUR", "EUR"]
-    fewer = Suite.model_validate(SUITE.model_dump() | {"problem": problems[:3]})
+    fewer = TrainingSuite.model_validate(SUITE.model_dump() | {"problem": problems[:3]})
     assert [Labels(fewer).cell(cell) for cell in fewer.cells()] == ["concrete", "abalone", "own"]
     page = write_report(fewer, sweep(fewer, _obtain), tmp_path / "page", "x", "example").read_text()
     assert "Data: concrete" in page

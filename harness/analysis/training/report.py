@@ -1,22 +1,17 @@
 """One self-contained HTML page: the answer first, then tables, figures, settings, environment."""
 
-import base64
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from ..store import write_atomically
-from ..suite import Suite
-from ..sweep import Contender
-from ..trial import DataRecord, TrialResult
-from . import labels
+from ...sweep import Contender
+from ...training_suite import TrainingSuite
+from ...trial import TrialResult
+from .. import labels
+from ..labels import Labels
+from ..page import embedded, provenance, provenance_notes, write_page
+from ..statistics import MIN_PAIRS
 from .figures import curve_figures
-from .formats import interval, number, ratio
-from .labels import Labels
-from .statistics import MIN_PAIRS
 from .summary import Comparison, comparisons, rows
 
 __all__ = ["notes", "report_data", "write_report"]
@@ -28,7 +23,9 @@ MEASURES = {
 }
 
 
-def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tracking_uri: str, typed: str) -> Path:
+def write_report(
+    suite: TrainingSuite, contenders: Sequence[Contender], folder: Path, tracking_uri: str, typed: str
+) -> Path:
     """Writes ``index.html`` and the figures' files into ``folder``.
 
     Args:
@@ -42,26 +39,19 @@ def write_report(suite: Suite, contenders: Sequence[Contender], folder: Path, tr
         The page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {caption: _embedded(path) for caption, path in curve_figures(suite, contenders, folder).items()}
-    environment = Environment(
-        loader=PackageLoader("harness.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"interval": interval, "ratio": ratio, "number": number, "settings": labels.settings}
-    page = environment.get_template("report.html.j2").render(
+    figures = {caption: embedded(path) for caption, path in curve_figures(suite, contenders, folder).items()}
+    return write_page(
+        "training.html.j2",
+        folder,
         **report_data(suite, contenders),
         notes=notes(suite, contenders),
         figures=figures,
         tracking_uri=tracking_uri,
         typed=typed,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    path = folder / "index.html"
-    write_atomically(path, page)
-    return path
 
 
-def report_data(suite: Suite, contenders: Sequence[Contender]) -> dict[str, Any]:
+def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str, Any]:
     """Everything the page says, figures aside."""
     label = Labels(suite)
     results = _evaluations(contenders)
@@ -97,8 +87,7 @@ def report_data(suite: Suite, contenders: Sequence[Contender]) -> dict[str, Any]
             for contender in contenders
         ],
         "min_pairs": MIN_PAIRS,
-        "data": _data(results),
-        "environments": _distinct([result.environment for result in results if result.environment]),
+        **provenance(results),
         "troubles": [
             {"result": result, "cell": label.cell(contender.cell), "method": label.method(contender.method)}
             for contender in contenders
@@ -108,13 +97,10 @@ def report_data(suite: Suite, contenders: Sequence[Contender]) -> dict[str, Any]
     }
 
 
-def notes(suite: Suite, contenders: Sequence[Contender]) -> list[str]:
+def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     """What a reader must know before believing the numbers."""
     results = _evaluations(contenders)
-    expected = len(contenders) * len(suite.seeds)
-    found = []
-    if len(results) < expected:
-        found.append(f"Incomplete: {len(results)} of {expected} evaluation trials are recorded.")
+    found = provenance_notes(results, len(contenders) * len(suite.seeds))
     if len(suite.seeds) < MIN_PAIRS:
         found.append(
             f"{len(suite.seeds)} seeds are too few to tell a difference from chance; give at least {MIN_PAIRS}."
@@ -122,18 +108,7 @@ def notes(suite: Suite, contenders: Sequence[Contender]) -> list[str]:
     at_once = sum(result.at_target(suite.target, "epoch") == 0 for result in results)
     if at_once:
         found.append(f"{at_once} trials met the target before training: the target {suite.target} is too easy.")
-    # The commit may differ where nothing that bears on a result does: "code" is the digest of what does.
-    machines = _distinct([_without_commit(result) for result in results if result.environment])
-    if len(machines) > 1:
-        found.append(
-            f"The trials come from {len(machines)} different environments (machine, software or code, listed below): "
-            "compare seconds with care."
-        )
     return found
-
-
-def _without_commit(result: TrialResult) -> dict[str, Any]:
-    return {key: value for key, value in result.environment.items() if key not in ("commit", "dirty")}
 
 
 def _evaluations(contenders: Sequence[Contender]) -> list[TrialResult]:
@@ -162,16 +137,3 @@ def _answers(found: Sequence[Comparison], label: Labels) -> list[dict[str, Any]]
                 }
             )
     return answers
-
-
-def _data(results: Sequence[TrialResult]) -> list[DataRecord]:
-    """The data sets met, each once: the digest of drawn data differs from seed to seed."""
-    return list({r.data.name + r.data.source + r.data.target: r.data for r in results if r.data is not None}.values())
-
-
-def _distinct(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({tuple(record.items()): record for record in records}.values())
-
-
-def _embedded(svg: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()

@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..suite import Suite
-from ..sweep import Contender
-from .formats import interval
-from .labels import Labels
-from .statistics import Interval
+from ...sweep import Contender
+from ...training_suite import TrainingSuite
+from ..formats import interval
+from ..labels import Labels
+from ..statistics import Interval
 from .summary import rows
 
 __all__ = ["as_records", "print_tables"]
@@ -25,7 +25,7 @@ MEASURES = {
 }
 
 
-def print_tables(suite: Suite, contenders: Sequence[Contender], console: Console) -> None:
+def print_tables(suite: TrainingSuite, contenders: Sequence[Contender], console: Console) -> None:
     """Prints one row a method in a cell: medians over seeds with 95% intervals."""
     label = Labels(suite)
     table = Table(title=f"{suite.suite}: medians over seeds [95% interval]", title_justify="left")
@@ -49,7 +49,7 @@ def print_tables(suite: Suite, contenders: Sequence[Contender], console: Console
     console.print(table)
 
 
-def as_records(suite: Suite, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+def as_records(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
     """The same rows as plain data; what is infinite (a missed target, a failed trial) or unknown is null."""
     label = Labels(suite)
     return [

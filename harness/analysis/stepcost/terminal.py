@@ -1,0 +1,67 @@
+"""The table of a step-cost suite, for a terminal and as JSON."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...stepcost_suite import StepCostSuite
+from ...sweep import Costs
+from ..formats import interval, number
+from ..labels import Labels
+from .summary import summaries
+
+__all__ = ["as_records", "print_tables"]
+
+
+def print_tables(suite: StepCostSuite, found: Sequence[Costs], console: Console) -> None:
+    """Prints one row a cell: the first method's step, its ratio to each rival, and memory."""
+    label = Labels(suite)
+    ours, *rivals = (label.method(method) for method in suite.methods)
+    table = Table(title=f"{suite.suite}: medians over {suite.rounds} rounds [95% interval]", title_justify="left")
+    table.add_column("cell")
+    table.add_column(f"{ours}, ms", justify="right")
+    for rival in rivals:
+        table.add_column(f"/ {rival}", justify="right", no_wrap=console.width >= 120)
+    table.add_column("/ itself", justify="right", no_wrap=console.width >= 120)
+    table.add_column("memory / " + rivals[0], justify="right")
+    for summary in summaries(suite, found):
+        table.add_row(
+            label.cell(summary.costs.cell),
+            number(summary.milliseconds[0]),
+            *(interval(ratio.value) for ratio in summary.ratios),
+            interval(summary.again) + (" noisy" if summary.noisy else ""),
+            number(summary.memory_mib[0] / summary.memory_mib[1]) if summary.memory_mib[1] else "–",
+        )
+    console.print(table)
+
+
+def as_records(suite: StepCostSuite, found: Sequence[Costs]) -> list[dict[str, Any]]:
+    """The same rows as plain data, whole; null where there is no number."""
+    label = Labels(suite)
+    names = [label.method(method) for method in suite.methods]
+    return [
+        {
+            "cell": label.cell(summary.costs.cell),
+            "outcomes": {str(outcome): count for outcome, count in summary.outcomes.items()},
+            "milliseconds": dict(zip(names, map(_plain, summary.milliseconds), strict=True)),
+            "memory_mib": dict(zip(names, map(_plain, summary.memory_mib), strict=True)),
+            "ratios": {
+                label.method(ratio.rival): {k: _plain(v) for k, v in ratio.value._asdict().items()}
+                | {"verdict": ratio.verdict}
+                for ratio in summary.ratios
+            },
+            "again": {k: _plain(v) for k, v in summary.again._asdict().items()},
+            "noisy": summary.noisy,
+            "gradient_milliseconds": _plain(summary.gradient_milliseconds),
+            "phases": summary.phases,
+            "step_error": _plain(summary.step_error),
+        }
+        for summary in summaries(suite, found)
+    ]
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

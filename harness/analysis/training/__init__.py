@@ -1,0 +1,1 @@
+"""Training suites: which method reaches the target sooner, and predicts better."""

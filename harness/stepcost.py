@@ -1,0 +1,183 @@
+"""A step-cost trial: what a step of each method costs, in one process, in turns.
+
+Before anything is timed, the Gram-Gauss-Newton step must equal the dense solve in float64: the time of a wrong step
+means nothing.
+"""
+
+import copy
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ggn_core import GGN
+from ggn_core.jacobian import Linearizer
+from ggn_core.reference import dense_step
+from ggn_core.solve import solve_damped
+
+from .environment import environment, peak_memory_mib
+from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
+from .methods import GgnSettings, MethodConfig, make_method
+from .problems import Problem, Split
+from .training import data_record, prepare
+from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
+
+__all__ = ["measure_steps", "step_error"]
+
+TINY = 1e-9  # learning rate while timing: the work is that of a step, the weights stay where they are
+DENSE_ELEMENTS = 2**27  # of the dense Jacobian that the check may form: 1 GiB in float64
+TOLERANCE = {"float32": 1e-3, "float64": 1e-8}  # relative, for the step
+STEPS_FOR_MEMORY = 3
+
+
+def measure_steps(trial: StepCostTrial) -> TrialResult:
+    """Runs the trial in this process.
+
+    Raises:
+        UserError: The problem's data cannot be read, or the batch is larger than the training set.
+    """
+    started = time.time()
+    # Before torch has started a thread: each method's memory is that of a child of its own.
+    memory = [_memory_in_a_child(trial, method) for method in trial.methods]
+    problem = prepare(trial)
+    error = _largest_error(trial, problem)
+    bound = TOLERANCE[trial.dtype]
+    exact = error is None or error <= bound
+    return TrialResult(
+        trial=trial,
+        outcome=Outcome.COMPLETED if exact else Outcome.REFUSED,
+        reason="" if exact else f"GGN's step differs from the dense float64 solve by {error:.1e}, allowed {bound:g}",
+        costs=_costs(trial, problem, memory, error) if exact else None,
+        data=data_record(trial, problem),
+        wall_seconds=time.time() - started,
+        peak_memory_mib=peak_memory_mib(trial.device),
+        environment=environment(trial.device),
+        started=started,
+    )
+
+
+def step_error(model: nn.Module, batch: Split, damping: float) -> float:
+    """Relative error of a step of GGN against the dense solve in float64, on as many samples as the latter can bear."""
+    parameters = sum(p.numel() for p in model.parameters())
+    samples = max(1, min(len(batch.inputs), 16, DENSE_ELEMENTS // (parameters * batch.targets.shape[1])))
+    inputs, targets = batch.inputs[:samples], batch.targets[:samples]
+    double = copy.deepcopy(model).double()
+    exact = dense_step(double, inputs.double(), targets.double(), lr=1.0, damping=damping)
+    # The step is taken on a copy in the trial's dtype; the difference of the weights is exact enough in float64.
+    stepped = copy.deepcopy(model)
+    GGN(stepped, lr=1.0, damping=damping).step(lambda: stepped(inputs) - targets)
+    change = torch.cat(
+        [
+            (after.detach().double() - before.detach().double()).flatten()
+            for after, before in zip(stepped.parameters(), model.parameters(), strict=True)
+        ]
+    )
+    return float((change - exact).norm() / exact.norm())
+
+
+def _largest_error(trial: StepCostTrial, problem: Problem) -> float | None:
+    batch = _batch(trial, problem)
+    dampings = [method.damping for method in trial.methods if isinstance(method, GgnSettings)]
+    return max((step_error(problem.model(), batch, damping) for damping in dampings), default=None)
+
+
+def _costs(trial: StepCostTrial, problem: Problem, memory: list[float | None], error: float | None) -> StepCosts:
+    batch, synchronize = _batch(trial, problem), synchronize_on(trial.device)
+    steps = [_step(problem.model(), method, batch) for method in (*trial.methods, trial.methods[0])]
+    steps.append(_gradient(problem.model(), batch))
+    repeats = [repeats_for(warm_up(step, synchronize)) for step in steps]
+    *step, again, gradient = interleaved(steps, repeats, trial.rounds, trial.seed, synchronize)
+    ours = next((method for method in trial.methods if isinstance(method, GgnSettings)), None)
+    return StepCosts(
+        step=step,
+        again=again,
+        gradient=gradient,
+        phases={} if ours is None else _phases(problem.model(), ours, batch, trial.rounds, synchronize),
+        memory_mib=memory,
+        step_error=error,
+    )
+
+
+def _batch(trial: StepCostTrial, problem: Problem) -> Split:
+    return Split(problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size])
+
+
+def _step(model: nn.Module, settings: MethodConfig, batch: Split) -> Callable[[], object]:
+    method = make_method(model, settings.model_copy(update={"lr": TINY}))
+    return lambda: method.step(batch.inputs, batch.targets)
+
+
+def _gradient(model: nn.Module, batch: Split) -> Callable[[], object]:
+    def gradient() -> None:
+        model.zero_grad()
+        nn.functional.mse_loss(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
+
+    return gradient
+
+
+def _phases(
+    model: nn.Module, settings: GgnSettings, batch: Split, rounds: int, synchronize: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Seconds of each part of a Gram-Gauss-Newton step: what ``GGN.step`` does, with a clock between."""
+    seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        synchronize()
+        start = time.perf_counter_ns()
+        yield
+        synchronize()
+        seconds.setdefault(name, []).append((time.perf_counter_ns() - start) * 1e-9)
+
+    parameters: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    linearize = Linearizer()
+    with undisturbed():
+        for _ in range(rounds + 3):
+            with phase("forward"):
+                residuals = model(batch.inputs) - batch.targets
+            with torch.no_grad():
+                with phase("input gradients"):
+                    jacobian = linearize(residuals, parameters)
+                with phase("Gram"):
+                    gram = jacobian.gram()
+                with phase("solve"):
+                    v = solve_damped(gram, residuals.reshape(-1), settings.damping).v
+                with phase("update"):
+                    jacobian.add_transposed_(v, -TINY)
+    return {name: values[3:] for name, values in seconds.items()}  # the first ones warm up
+
+
+def _memory_in_a_child(trial: StepCostTrial, method: MethodConfig) -> float | None:
+    """Peak memory in MiB of a few steps, over data, model and batch, in a process forked for it; None if it failed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.write(writing, pickle.dumps(_memory(trial, method)))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)  # the trial proper will meet the error too, and report it
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return float(pickle.loads(answer)) if answer else None
+
+
+def _memory(trial: StepCostTrial, method: MethodConfig) -> float:
+    problem = prepare(trial)
+    step = _step(problem.model(), method, _batch(trial, problem))
+    if trial.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(trial.device)
+        base = torch.cuda.memory_allocated(trial.device) / 2**20
+    else:
+        base = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    for _ in range(STEPS_FOR_MEMORY):
+        step()
+    return peak_memory_mib(trial.device) - base

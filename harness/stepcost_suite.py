@@ -1,0 +1,49 @@
+"""Step-cost suites: the steps of all methods are timed in turns, in every cell."""
+
+from statistics import median
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .suite import Cell, Seeds, Suite
+from .trial import StepCostTrial, TrialResult
+
+__all__ = ["StepCostSuite"]
+
+
+class StepCostSuite(Suite):
+    """In every cell, each seed is a process in which all methods take turns.
+
+    Attributes:
+        rounds: Turns of each method in a process.
+    """
+
+    measure: Literal["step_cost"] = "step_cost"
+    seeds: Seeds = (0,)
+    rounds: Annotated[int, Field(ge=30)] = 40  # fewer pairs make intervals that mean little
+
+    @model_validator(mode="after")
+    def _each_method_once(self) -> "StepCostSuite":
+        if len(self.methods) < 2:
+            raise ValueError("methods: a step's cost is told beside another's, give at least two methods")
+        return self
+
+    def trial(self, cell: Cell, seed: int) -> StepCostTrial:
+        return StepCostTrial(methods=self.methods, rounds=self.rounds, seed=seed, **cell.fields())
+
+    def metrics(self, result: TrialResult) -> dict[str, float | None]:
+        """For each method the median seconds of a step, and its peak memory."""
+        costs = result.costs
+        if costs is None:
+            return {}
+        names = [f"{index}.{method.name}" for index, method in enumerate(self.methods)]
+        return {
+            **{f"step_seconds.{name}": median(seconds) for name, seconds in zip(names, costs.step, strict=True)},
+            **{f"memory_mib.{name}": memory for name, memory in zip(names, costs.memory_mib, strict=True)},
+            **{f"phase_seconds.{name}": median(seconds) for name, seconds in costs.phases.items()},
+            "gradient_seconds": median(costs.gradient),
+            "step_error": costs.step_error,
+        }
+
+    def size(self) -> int:
+        return len(self.cells()) * len(self.seeds)

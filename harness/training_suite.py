@@ -1,0 +1,130 @@
+"""Training suites: methods train every problem to the end of their budget, with settings searched or given."""
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from .errors import unknown_name
+from .frozen import Frozen, as_tuple
+from .methods import MethodConfig
+from .suite import Cell, Seeds, Suite, refuse_duplicates
+from .trial import Budget, TrainingTrial, TrialResult
+
+__all__ = ["TrainingSuite", "Tuning"]
+
+
+class Tuning(Frozen):
+    """A search over settings, of equal size for every method.
+
+    Attributes:
+        seeds: Seeds to judge candidates on; none of them may be an evaluation seed.
+        budget: Of each tuning trial.
+        spaces: For each method, lists of values; the candidates are their combinations.
+    """
+
+    seeds: Seeds
+    budget: Budget = Budget()
+    spaces: dict[str, dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]]]
+
+    def candidates(self, method: str) -> list[dict[str, Any]]:
+        space = self.spaces[method]
+        return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+
+    @model_validator(mode="after")
+    def _equal_size(self) -> "Tuning":
+        sizes = {method: len(self.candidates(method)) for method in self.spaces}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{method} has {size}" for method, size in sizes.items())
+            raise ValueError(f"every method needs the same number of candidates, or the comparison is unfair: {listed}")
+        return self
+
+
+class TrainingSuite(Suite):
+    """Every method trains in every cell on every seed.
+
+    Attributes:
+        budget: When a trial ends.
+        target: Training loss (mean squared error, standardised targets) at which time to target is read.
+        tuning: How settings are searched; methods without a space keep those given.
+    """
+
+    measure: Literal["training"] = "training"
+    budget: Budget = Budget()
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _tuning_fits(self) -> "TrainingSuite":
+        if self.tuning is None:
+            return self
+        names: list[str] = [method.name for method in self.methods]
+        for name in self.tuning.spaces:
+            if names.count(name) == 0:
+                raise ValueError(f"tuning.spaces: {unknown_name('method', name, names)}")
+            if names.count(name) > 1:
+                raise ValueError(f"tuning.spaces: '{name}' is searched, so it may stand only once under methods")
+        refuse_duplicates("tuning.seeds", self.tuning.seeds)
+        shared = set(self.seeds) & set(self.tuning.seeds)
+        if shared:
+            raise ValueError(f"tuning.seeds and seeds must not overlap, both hold {sorted(shared)}")
+        for method in self.methods:
+            self._check_candidates(method)
+        return self
+
+    def _check_candidates(self, method: MethodConfig) -> None:
+        place = f"tuning.spaces.{method.name}"
+        try:
+            candidates = self.candidates(method)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise ValueError(f"{place}: {unknown_name('key', key, type(method).model_fields)}") from None
+            raise ValueError(f"{place}.{key}: {first['msg']}, found {first['input']!r}") from None
+        refuse_duplicates(place, candidates)
+
+    def is_tuned(self, method: MethodConfig) -> bool:
+        return self.tuning is not None and method.name in self.tuning.spaces
+
+    def candidates(self, method: MethodConfig) -> list[MethodConfig]:
+        """Settings to choose from: the method's own, with the searched ones replaced."""
+        if self.tuning is None or not self.is_tuned(method):
+            return [method]
+        given = method.model_dump()
+        # Validated: YAML reads 1e-3 as text.
+        return [type(method).model_validate(given | candidate) for candidate in self.tuning.candidates(method.name)]
+
+    def tuning_trials(self, cell: Cell, method: MethodConfig) -> list[tuple[MethodConfig, list[TrainingTrial]]]:
+        """Each candidate with its trials, one a tuning seed."""
+        assert self.tuning is not None
+        tuning = self.tuning
+        return [
+            (candidate, [self._trial(cell, candidate, seed, tuning.budget) for seed in tuning.seeds])
+            for candidate in self.candidates(method)
+        ]
+
+    def size(self) -> int:
+        """How many trials the suite stands for, tuning included."""
+        tuned = sum(len(self.candidates(m)) for m in self.methods if self.is_tuned(m))
+        tuning_seeds = len(self.tuning.seeds) if self.tuning is not None else 0
+        return len(self.cells()) * (tuned * tuning_seeds + len(self.methods) * len(self.seeds))
+
+    def reading(self) -> str:
+        return f"target {self.target}"
+
+    def metrics(self, result: TrialResult) -> dict[str, float | None]:
+        """Those of ``TrialResult.summary``; the time to a target that was missed is the time spent, marked censored."""
+        found = result.summary(self.target)
+        censored = found["epochs_to_target"] is None
+        if censored and result.curve.epoch:
+            found["epochs_to_target"], found["seconds_to_target"] = result.curve.epoch[-1], result.curve.seconds[-1]
+        return found | {"target_censored": float(censored)}
+
+    def trial(self, cell: Cell, method: MethodConfig, seed: int) -> TrainingTrial:
+        """An evaluation trial."""
+        return self._trial(cell, method, seed, self.budget)
+
+    @staticmethod
+    def _trial(cell: Cell, method: MethodConfig, seed: int, budget: Budget) -> TrainingTrial:
+        return TrainingTrial(method=method, seed=seed, budget=budget, **cell.fields())

@@ -1,0 +1,96 @@
+"""The page of step costs: ratios, verdicts, and when none is given."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from harness.analysis.stepcost.report import notes, report_data, write_report
+from harness.analysis.stepcost.summary import summaries
+from harness.analysis.stepcost.terminal import as_records
+from harness.stepcost_suite import StepCostSuite
+from harness.sweep import Costs, survey
+from harness.trial import AnyTrial, Outcome, StepCosts, TrialResult
+
+SUITE = StepCostSuite.model_validate(
+    {
+        "suite": "costs",
+        "problem": ({"name": "teacher_student", "width": 4}, {"name": "teacher_student", "width": 8}),
+        "batch_size": (8, 16),
+        "threads": (1,),
+        "methods": ({"name": "ggn"}, {"name": "sgd"}),
+    }
+)
+
+
+def _found(factor: float = 1.5, bias: float = 1.0, noise: float = 0.01) -> list[Costs]:
+    """GGN's step takes ``factor`` times SGD's; its second copy ``bias`` times its first."""
+    draw = random.Random(0)
+
+    def around(seconds: float) -> list[float]:
+        return [seconds * (1 + noise * draw.uniform(-1, 1)) for _ in range(40)]
+
+    def obtain(trial: AnyTrial, role: str) -> TrialResult:
+        sgd = 1e-3 * trial.problem.width
+        phases = {"forward": around(0.4 * sgd), "Gram": around(0.8 * sgd)}
+        costs = StepCosts(
+            step=[around(factor * sgd), around(sgd)],
+            again=around(factor * bias * sgd),
+            gradient=around(0.8 * sgd),
+            phases=phases,
+            memory_mib=[30.0, None],
+            step_error=2e-6,
+        )
+        return TrialResult(trial=trial, outcome=Outcome.COMPLETED, costs=costs)
+
+    return survey(SUITE, obtain)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.5, "worse"), (0.8, "better"), (1.03, "open"), (1.0, "open")])
+def test_a_verdict_needs_an_interval_and_an_effect(factor: float, verdict: str) -> None:
+    for summary in summaries(SUITE, _found(factor)):
+        (ratio,) = summary.ratios
+        assert ratio.verdict == verdict
+        assert ratio.value.low <= factor * 1.005
+        assert ratio.value.high >= factor * 0.995
+        assert not summary.noisy
+
+
+@pytest.mark.parametrize("wrong", [{"bias": 1.2}, {"noise": 0.9}])
+def test_a_noisy_machine_gets_no_verdict(wrong: dict[str, float]) -> None:
+    found = _found(1.5, **wrong)
+    assert all(summary.noisy and summary.ratios[0].verdict == "open" for summary in summaries(SUITE, found))
+    assert "4 cells the machine was too noisy" in notes(SUITE, found)[0]
+
+
+def test_numbers_of_the_tables() -> None:
+    narrow, *_ = report_data(SUITE, _found())["cells"]
+    assert narrow["cell"] == "width 4, batch size 8"
+    summary = narrow["summary"]
+    assert summary.milliseconds == pytest.approx([6.0, 4.0], rel=0.01)
+    assert summary.gradient_milliseconds == pytest.approx(3.2, rel=0.01)
+    assert summary.phases == pytest.approx({"forward": 0.5, "Gram": 1.0}, rel=0.01)
+    (answer,) = report_data(SUITE, _found())["answers"]
+    assert (answer["better"], answer["worse"], answer["open"]) == (0, 4, 0)
+    json.dumps(as_records(SUITE, _found()), allow_nan=False)
+
+
+def test_a_refused_cell_is_told_and_has_no_numbers(tmp_path: Path) -> None:
+    def obtain(trial: AnyTrial, role: str) -> TrialResult:
+        return TrialResult(trial=trial, outcome=Outcome.REFUSED, reason="the step is wrong")
+
+    found = survey(SUITE, obtain)
+    page = write_report(SUITE, found, tmp_path, "x", "costs").read_text()
+    assert page.count("refused: ") == 4
+    assert "the step is wrong" in page
+    assert not list(tmp_path.glob("*.svg"))
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    page = write_report(SUITE, _found(), tmp_path, "x", "costs").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert "ggn run costs" in page
+    drawn = (tmp_path / "step_ratio.svg").read_text()
+    assert "<!-- batch size 16 -->" in drawn
+    assert "<!-- over SGD -->" in drawn
