@@ -16,6 +16,7 @@ from rich.console import Console
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .store import Store
     from .studies import Study
     from .suite import Suite
 
@@ -34,6 +35,9 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(WRONG_INPUT)
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(FINE)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted: finished trials are kept; the same command goes on from here", err=True)
             sys.exit(INTERRUPTED)
@@ -60,17 +64,39 @@ def _as_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _suites(verb: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a verb that takes suites."""
+    for parameter in (
+        click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
+        click.option("--only", multiple=True, metavar="KEY=VALUE", help="Keep a part, such as method=ggn. Repeatable."),
+        click.option(
+            "--set", "changes", multiple=True, metavar="KEY=VALUE",
+            help="Set a value, such as problem.width=256. Repeatable.",
+        ),
+        click.argument("suites", nargs=-1, required=True, metavar="SUITE…"),
+    ):  # fmt: skip
+        verb = parameter(verb)
+    return verb
+
+
 @main.command()
-@click.argument("suites", nargs=-1, required=True, metavar="SUITE…")
+@_suites
 @click.option(
     "--again",
     type=click.Choice(["failed", "outdated", "all"]),
     help="Run finished trials again: those that failed (memory, time, crash), those that other code or another torch "
     "computed, or all.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the trials and what is done of them; run nothing.")
 @_verb
-def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
+def run(
+    suites: tuple[str, ...],
+    changes: tuple[str, ...],
+    only: tuple[str, ...],
+    as_json: bool,
+    again: str | None,
+    only_plan: bool,
+) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
 
     Results are kept under .ggn/ in this folder and recorded in MLflow (sqlite:///mlflow.db here, or where
@@ -87,7 +113,11 @@ def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
     store = Store(Path.cwd())
     failed = 0
     printed: list[dict[str, Any]] = []
-    for typed, suite in [(name, load_suite(name, _cores())) for name in suites]:  # all read before any runs
+    loaded = [(name, load_suite(name, _cores(), changes, only)) for name in suites]  # all read before any runs
+    if only_plan:
+        _plan([suite for _, suite in loaded], store, as_json)
+        return
+    for typed, suite in loaded:
         with store.turn():
             tracker = Tracker(suite)
         reporter = Reporter(suite.size(), console)
@@ -115,10 +145,9 @@ def run(suites: tuple[str, ...], again: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("suites", nargs=-1, required=True, metavar="SUITE…")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@_suites
 @_verb
-def report(suites: tuple[str, ...], as_json: bool) -> None:
+def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
     from .runner import recorded
     from .store import Store
@@ -129,7 +158,7 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
     console = _console(stderr=as_json)
     store = Store(Path.cwd())
     printed: list[dict[str, Any]] = []
-    for typed, suite in [(name, load_suite(name, _cores())) for name in suites]:
+    for typed, suite in [(name, load_suite(name, _cores(), changes, only)) for name in suites]:
         found = study(suite)
         found.walk(recorded(store, partial(Tracker, suite)))
         if not found.results():
@@ -139,6 +168,21 @@ def report(suites: tuple[str, ...], as_json: bool) -> None:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(printed, indent=2))
+
+
+def _plan(suites: "list[Suite]", store: "Store", as_json: bool) -> None:
+    from .plan import plan, print_plan
+
+    plans = [(suite, plan(suite, store)) for suite in suites]
+    if as_json:
+        records = [
+            {"suite": s.suite, "total": p.total, "done": p.done, "seconds_left": p.seconds_left, "trials": p.records()}
+            for s, p in plans
+        ]
+        click.echo(json.dumps(records, indent=2))
+        return
+    for suite, made in plans:
+        print_plan(suite, made, _console())
 
 
 def _present(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -96,7 +96,11 @@ class Suite(Frozen):
         """How many trials the suite stands for."""
         raise NotImplementedError
 
-    def reading(self) -> str:
+    def with_parts(self, changes: dict[str, Any]) -> Self:
+        """The suite with some of its fields replaced by parts of them, checked as a suite of its own."""
+        return type(self).model_validate({name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    def reading(self, result: TrialResult) -> str:
         """What the metrics of a result depend on besides its trial, such as a target."""
         return ""
 

@@ -5,7 +5,7 @@ methods. Reading a file replaces such lists by their combinations; the rest is c
 """
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .errors import UserError, unknown_name
 from .frozen import as_tuple
 from .methods import METHODS
 from .problems import PROBLEMS
+from .selection import laid_over, part, restricted, set_value
 from .stepcost_suite import StepCostSuite
 from .suite import Limits, Suite
 from .training_suite import TrainingSuite, Tuning
@@ -33,12 +34,14 @@ def shipped_suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load_suite(name: str, default_threads: int) -> Suite:
+def load_suite(name: str, default_threads: int, changes: Sequence[str] = (), only: Sequence[str] = ()) -> Suite:
     """Reads a shipped suite by name, or a suite file by path.
 
     Args:
         name: "quickstart", or "my/suite.yaml".
         default_threads: For a suite that does not say.
+        changes: What to set before the suite is understood, such as "problem.width=[64, 256]".
+        only: Which part of the suite to keep, such as "method=ggn" or "problem.width=64".
 
     Raises:
         UserError: No such suite, or something in it is not allowed; the message names file, key and allowed values.
@@ -46,6 +49,35 @@ def load_suite(name: str, default_threads: int) -> Suite:
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else shipped_suites().get(name)
     if path is None:
         raise UserError(unknown_name("suite", name, shipped_suites()) + "; or the path of a .yaml file")
+    raw = _read_with_base(path)
+    for change in changes:
+        set_value(raw, change)
+    kept = [part(text) for text in only] + _parts(raw.pop("only", None), path)
+    measure = raw.get("measure", "training")
+    if not isinstance(measure, str) or measure not in KINDS:
+        raise UserError(f"{path}: measure: {unknown_name('measure', str(measure), KINDS)}")
+    kind = KINDS[measure]
+    try:
+        return restricted(kind.model_validate(_expanded(raw, path, default_threads)), kept)
+    except ValidationError as error:
+        raise UserError("\n".join(_messages(error, kind, path))) from None
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's mapping, laid over that of the suite it extends."""
+    raw = _read(path)
+    if "extends" not in raw:
+        return raw
+    name = raw.pop("extends")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: extends: give the name or the file of one suite, found {_kind(name)}")
+    base = shipped_suites().get(name, (path.parent / name).resolve())
+    if base in (path.resolve(), *seen):
+        raise UserError(f"{path}: extends: goes round in a circle by way of {base}")
+    return laid_over(_read_with_base(base, (*seen, path.resolve())), raw)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
@@ -56,14 +88,16 @@ def load_suite(name: str, default_threads: int) -> Suite:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a suite is a mapping of keys to values, this is {_kind(raw)}")
-    measure = raw.get("measure", "training")
-    if not isinstance(measure, str) or measure not in KINDS:
-        raise UserError(f"{path}: measure: {unknown_name('measure', str(measure), KINDS)}")
-    kind = KINDS[measure]
-    try:
-        return kind.model_validate(_expanded(raw, path, default_threads))
-    except ValidationError as error:
-        raise UserError("\n".join(_messages(error, kind, path))) from None
+    return raw
+
+
+def _parts(value: Any, path: Path) -> list[tuple[str, str]]:
+    """``only: {method: ggn, problem.width: 64}`` in a file."""
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: only: a mapping of what to keep, such as {{method: ggn}}, found {_kind(value)}")
+    return [part(f"{key}={single}") for key, values in value.items() for single in as_tuple(values)]
 
 
 class _Loader(yaml.SafeLoader):

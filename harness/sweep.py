@@ -100,7 +100,7 @@ def _search(suite: TrainingSuite, rival: Contender, obtain: Obtain) -> None:
         results = [result for trial in trials if (result := obtain(trial, TUNING)) is not None]
         complete = complete and len(results) == len(trials)
         if results:
-            rival.candidates.append(Candidate.judge(settings, results, suite.target))
+            rival.candidates.append(Candidate.judge(settings, results, suite.target_of(rival.cell.problem)))
     if complete:
         rival.settings = best(rival.candidates).settings
 

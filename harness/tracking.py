@@ -47,11 +47,12 @@ class TrackingError(UserError):
 
 
 class _Record(NamedTuple):
-    """A trial's run in MLflow; ``started`` in milliseconds since the epoch."""
+    """A trial's run in MLflow; ``started`` in milliseconds since the epoch, ``reading`` what its metrics rest on."""
 
     run_id: str
     outcome: Outcome
     started: int
+    reading: str
 
 
 class Tracker:
@@ -97,7 +98,7 @@ class Tracker:
     def holds(self, result: TrialResult) -> bool:
         """Whether this very result is recorded; of a skip, one record is enough."""
         record = self._recorded.get(result.trial.id)
-        if record is None or record.outcome is not result.outcome:
+        if record is None or record.outcome is not result.outcome or record.reading != self.suite.reading(result):
             return False
         return result.outcome is Outcome.SKIPPED or record.started == _milliseconds(result.started)
 
@@ -155,7 +156,7 @@ class Tracker:
                 "ggn.outcome": str(result.outcome),
                 "ggn.reason": result.reason[-4000:],
                 "ggn.suite": self.suite.suite,
-                "ggn.reading": self.suite.reading(),
+                "ggn.reading": self.suite.reading(result),
                 "ggn.commit": str(result.environment.get("commit")),
                 "ggn.dirty": str(result.environment.get("dirty")),
             }
@@ -169,7 +170,7 @@ class Tracker:
             self._log_data(run_id, result)
             self._client.log_text(run_id, result.model_dump_json(), ARTIFACT)
             self._client.set_terminated(run_id, STATUS[result.outcome], started + int(result.wall_seconds * 1000))
-        self._recorded[trial.id] = _Record(run_id, result.outcome, started)
+        self._recorded[trial.id] = _Record(run_id, result.outcome, started, self.suite.reading(result))
 
     def attach(self, folder: Path) -> None:
         """Keeps the files of ``folder`` with this invocation's run."""
@@ -218,15 +219,15 @@ class Tracker:
         """Trial → its record, the newest where there are several.
 
         A run counts once it has been closed as its outcome asks; one that is open, or that was closed because its
-        process died, may be half-written. One that was read otherwise, such as at another target, is recorded anew.
+        process died, may be half-written.
         """
         recorded: dict[str, _Record] = {}
         statuses = {str(outcome): status for outcome, status in STATUS.items()}
         for run in self._runs("attributes.status != 'RUNNING'"):
             trial, outcome = run.data.tags.get("ggn.trial"), run.data.tags.get("ggn.outcome", "")
-            same_reading = run.data.tags.get("ggn.reading") == self.suite.reading()
-            if trial is not None and same_reading and run.info.status == statuses.get(outcome):
-                recorded.setdefault(trial, _Record(run.info.run_id, Outcome(outcome), run.info.start_time))
+            reading = run.data.tags.get("ggn.reading", "")
+            if trial is not None and run.info.status == statuses.get(outcome):
+                recorded.setdefault(trial, _Record(run.info.run_id, Outcome(outcome), run.info.start_time, reading))
         return recorded
 
     def _close_abandoned(self) -> None:

@@ -1,17 +1,21 @@
 """Training suites: methods train every problem to the end of their budget, with settings searched or given."""
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from .errors import unknown_name
 from .frozen import Frozen, as_tuple
 from .methods import MethodConfig
+from .problems import ProblemConfig
 from .suite import Cell, Seeds, Suite, refuse_duplicates
 from .trial import Budget, TrainingTrial, TrialResult
 
 __all__ = ["TrainingSuite", "Tuning"]
+
+
+Target = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Tuning(Frozen):
@@ -45,14 +49,27 @@ class TrainingSuite(Suite):
 
     Attributes:
         budget: When a trial ends.
-        target: Training loss (mean squared error, standardised targets) at which time to target is read.
+        target: Training loss (mean squared error, standardised targets) at which time to target is read: one for all
+            problems, or one for each by its label.
         tuning: How settings are searched; methods without a space keep those given.
     """
 
     measure: Literal["training"] = "training"
     budget: Budget = Budget()
-    target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    target: Target | dict[str, Target]
     tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _targets_fit(self) -> "TrainingSuite":
+        if isinstance(self.target, dict):
+            labels = dict.fromkeys(problem.label for problem in self.problem)
+            for label in labels:
+                if label not in self.target:
+                    raise ValueError(f"target: the problem '{label}' has none; it has those of {sorted(self.target)}")
+            for label in self.target:
+                if label not in labels:
+                    raise ValueError(f"target: {unknown_name('problem', label, labels)}")
+        return self
 
     @model_validator(mode="after")
     def _tuning_fits(self) -> "TrainingSuite":
@@ -110,12 +127,27 @@ class TrainingSuite(Suite):
         tuning_seeds = len(self.tuning.seeds) if self.tuning is not None else 0
         return len(self.cells()) * (tuned * tuning_seeds + len(self.methods) * len(self.seeds))
 
-    def reading(self) -> str:
-        return f"target {self.target}"
+    def with_parts(self, changes: dict[str, Any]) -> Self:
+        methods = changes.get("methods", self.methods)
+        if self.tuning is not None:
+            names = {method.name for method in methods}
+            spaces = {name: space for name, space in self.tuning.spaces.items() if name in names}
+            changes = changes | {"tuning": self.tuning.model_copy(update={"spaces": spaces}) if spaces else None}
+        if isinstance(self.target, dict):
+            labels = {problem.label for problem in changes.get("problem", self.problem)}
+            changes = changes | {"target": {label: self.target[label] for label in self.target if label in labels}}
+        return super().with_parts(changes)
+
+    def target_of(self, problem: ProblemConfig) -> float:
+        """The target of a problem."""
+        return self.target[problem.label] if isinstance(self.target, dict) else self.target
+
+    def reading(self, result: TrialResult) -> str:
+        return f"target {self.target_of(result.trial.problem)}"
 
     def metrics(self, result: TrialResult) -> dict[str, float | None]:
         """Those of ``TrialResult.summary``; the time to a target that was missed is the time spent, marked censored."""
-        found = result.summary(self.target)
+        found = result.summary(self.target_of(result.trial.problem))
         censored = found["epochs_to_target"] is None
         if censored and result.curve.epoch:
             found["epochs_to_target"], found["seconds_to_target"] = result.curve.epoch[-1], result.curve.seconds[-1]

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_three_packages_and_their_data(wheel: zipfile.ZipFil
         "ggn_core/py.typed",
         "ggn_core/rules/linear.py",
         "harness/py.typed",
-        "harness/analysis/templates/report.html.j2",
+        "harness/analysis/templates/training.html.j2",
         "harness/problems/data/concrete.csv",
         "harness/problems/data/abalone.csv",
         "harness/problems/data/README.md",

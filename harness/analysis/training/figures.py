@@ -45,7 +45,7 @@ def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder:
         for axis, axis_label in AXES.items():
             # The loss is on standardised targets everywhere; errors of several problems share no scale.
             shared = quantity == "train_loss" or len({problem.label for problem in suite.problem}) == 1
-            figure = _panels(frame, axis, quantity, label, suite.target, shared)
+            figure = _panels(frame, axis, quantity, label, shared)
             stem = folder / f"{quantity}_by_{axis}"
             for suffix in (".svg", ".png"):
                 figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
@@ -71,6 +71,7 @@ def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFram
                 records.append(
                     {
                         "cell": name.cell(contender.cell),
+                        "target": suite.target_of(contender.cell.problem),
                         "method": name.method(contender.method),
                         "seed": seed,
                         "epoch": epoch,
@@ -82,7 +83,7 @@ def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFram
     return pd.DataFrame.from_records(records)
 
 
-def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, target: float, shared: bool) -> Figure:
+def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, shared: bool) -> Figure:
     cells = frame["cell"].nunique()
     methods = list(frame["method"].unique())
     grid = sns.relplot(
@@ -105,8 +106,9 @@ def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, target: f
     )
     grid.set_axis_labels(AXES[axis], label)
     grid.set_titles("{col_name}")
-    for panel in grid.axes.flat:
-        _dress(panel, quantity, target)
+    targets = frame.drop_duplicates("cell").set_index("cell")["target"]
+    for cell, panel in grid.axes_dict.items():
+        _dress(panel, quantity, targets[cell])
     columns = min(len(methods), 4)
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=columns, title=None, frameon=False)
     figure: Figure = grid.figure

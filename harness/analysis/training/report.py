@@ -62,6 +62,7 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
             {
                 "cell": label.cell(row.contender.cell),
                 "method": label.method(row.contender.method),
+                "target": suite.target_of(row.contender.cell.problem),
                 "unit": row.contender.cell.problem.target_unit,
                 "row": row,
             }
@@ -105,9 +106,9 @@ def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
         found.append(
             f"{len(suite.seeds)} seeds are too few to tell a difference from chance; give at least {MIN_PAIRS}."
         )
-    at_once = sum(result.at_target(suite.target, "epoch") == 0 for result in results)
+    at_once = sum(result.at_target(suite.target_of(result.trial.problem), "epoch") == 0 for result in results)
     if at_once:
-        found.append(f"{at_once} trials met the target before training: the target {suite.target} is too easy.")
+        found.append(f"{at_once} trials met the target before training: the target is too easy.")
     return found
 
 

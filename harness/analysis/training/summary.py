@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
 
 def rows(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Row]:
     """One row a contender, in the suite's order. Skipped trials are counted among the outcomes, and in nothing else."""
-    return [_row(contender, suite.target) for contender in contenders]
+    return [_row(contender, suite.target_of(contender.cell.problem)) for contender in contenders]
 
 
 def _row(contender: Contender, target: float) -> Row:
@@ -77,7 +77,7 @@ def _row(contender: Contender, target: float) -> Row:
 def comparisons(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Comparison]:
     """GGN against each rival in every cell, over the seeds that both ran; each of its settings by itself."""
     return [
-        _comparison(ours, rival, suite.target)
+        _comparison(ours, rival, suite.target_of(ours.cell.problem))
         for ours in contenders
         for rival in contenders
         if ours.method.name == OURS != rival.method.name and rival.cell == ours.cell
