@@ -48,6 +48,19 @@ class Labels:
         told = {key: value for key, value in _settings(method).items() if key in _varying(namesakes)}
         return " ".join([name(method), _listed(told)]).strip()
 
+    def numeric_axes(self, least: int) -> list[str]:
+        """The axes of the sweep along which a number takes at least so many values."""
+        axes = []
+        for key in sorted(self._varying):
+            values = {facts[key] for facts in self._cells.values() if key in facts}
+            if len(values) >= least and all(isinstance(value, int | float) for value in values):
+                axes.append(key)
+        return axes
+
+    def value(self, cell: Cell, axis: str) -> float:
+        """Where a cell stands on a numeric axis."""
+        return float(self._cells[cell][axis])
+
     def _facts(self, cell: Cell) -> dict[str, Any]:
         dumped = cell.model_dump(mode="json")
         problem = dumped.pop("problem")

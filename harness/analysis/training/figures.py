@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..labels import Labels
+from .overall import FACTORS, profiles
 
 __all__ = ["curve_figures"]
 
@@ -51,7 +53,34 @@ def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder:
                 figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
             drawn[f"{label[0].upper()}{label[1:]} against {axis_label}"] = stem.with_suffix(".svg")
             plt.close(figure)
-    return drawn
+    return drawn | profile_figure(suite, contenders, folder)
+
+
+def profile_figure(suite: TrainingSuite, contenders: Sequence[Contender], folder: Path) -> dict[str, Path]:
+    """Draws the performance profiles of epochs and seconds to the target; SVG and PNG files."""
+    found = {key: profiles(suite, contenders, key) for key in ("epochs_to_target", "seconds_to_target")}
+    if not all(found.values()):
+        return {}
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(7.6, 3.0), layout="constrained")
+    for panel, (key, shares) in zip(panels, found.items(), strict=True):
+        for (name, share), dashes in zip(shares.items(), _dashes(len(shares)), strict=True):
+            panel.plot(FACTORS, share, label=name, dashes=dashes or (None, None), drawstyle="steps-post")
+        panel.set(title=key.replace("_", " "), xlabel="within this factor of the best method", ylim=(-0.02, 1.02))
+    panels[0].set_ylabel("share of seeds and cells")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncol=4, frameon=False)
+    stem = folder / "profiles"
+    for suffix in (".svg", ".png"):
+        figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    return {
+        "Performance profiles: the share of seeds and cells that a method brings to the target": stem.with_suffix(
+            ".svg"
+        )
+    }
+
+
+def _dashes(count: int) -> list[Any]:
+    return (DASHES * count)[:count]
 
 
 def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from ..labels import Labels
 from ..page import embedded, provenance, provenance_notes, write_page
 from ..statistics import MIN_PAIRS
 from .figures import curve_figures
+from .overall import overall, scalings
 from .summary import Comparison, comparisons, rows
 
 __all__ = ["notes", "report_data", "write_report"]
@@ -78,6 +79,9 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
             for item in found
         ],
         "answers": _answers(found, label),
+        "overall": overall(suite, found),
+        "scalings": scalings(suite, contenders),
+        "measures": MEASURES,
         "settings": [
             {
                 "cell": label.cell(contender.cell),

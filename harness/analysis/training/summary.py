@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
-from ...trial import Outcome, TrialResult
+from ...trial import Outcome
 from ..statistics import Interval, median_interval, paired_ratio
 
-__all__ = ["Comparison", "Row", "comparisons", "rows"]
+__all__ = ["Comparison", "Row", "by_seed", "comparisons", "paired", "rows"]
 
 OURS = "ggn"
+RATIO_KEYS = ("epochs_to_target", "seconds_to_target", "best_test_rmse")
+ROW_KEYS = (*RATIO_KEYS, "final_test_rmse")
 
 
 class Row(NamedTuple):
@@ -48,62 +50,50 @@ class Comparison(NamedTuple):
     best_test_rmse: Interval
 
 
+def by_seed(suite: TrainingSuite, contender: Contender, key: str) -> dict[int, float]:
+    """One number of ``TrialResult.summary`` for each seed that was run; infinite where there is none."""
+    target = suite.target_of(contender.cell.problem)
+    return {
+        result.trial.seed: math.inf if (value := result.summary(target)[key]) is None else value
+        for result in contender.evaluations
+        if result.outcome is not Outcome.SKIPPED
+    }
+
+
+def paired(ours: dict[int, float], rivals: dict[int, float]) -> tuple[list[float], list[float]]:
+    """Both methods' numbers on the seeds that both ran."""
+    seeds = [seed for seed in ours if seed in rivals]
+    return [ours[seed] for seed in seeds], [rivals[seed] for seed in seeds]
+
+
 def rows(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Row]:
     """One row a contender, in the suite's order. Skipped trials are counted among the outcomes, and in nothing else."""
-    return [_row(contender, suite.target_of(contender.cell.problem)) for contender in contenders]
+    return [_row(suite, contender) for contender in contenders]
 
 
-def _row(contender: Contender, target: float) -> Row:
-    ran = [result for result in contender.evaluations if result.outcome is not Outcome.SKIPPED]
+def _row(suite: TrainingSuite, contender: Contender) -> Row:
     outcomes: dict[Outcome, int] = {}
     for result in contender.evaluations:
         outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
-
-    def over_seeds(key: str) -> Interval:
-        return median_interval([_value(result, key, target) for result in ran])
-
+    numbers = {key: list(by_seed(suite, contender, key).values()) for key in ROW_KEYS}
     return Row(
         contender=contender,
         outcomes=outcomes,
-        ran=len(ran),
-        hits=sum(math.isfinite(_value(result, "epochs_to_target", target)) for result in ran),
-        epochs_to_target=over_seeds("epochs_to_target"),
-        seconds_to_target=over_seeds("seconds_to_target"),
-        final_test_rmse=over_seeds("final_test_rmse"),
-        best_test_rmse=over_seeds("best_test_rmse"),
+        ran=len(numbers["epochs_to_target"]),
+        hits=sum(map(math.isfinite, numbers["epochs_to_target"])),
+        **{key: median_interval(values) for key, values in numbers.items()},
     )
 
 
 def comparisons(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Comparison]:
     """GGN against each rival in every cell, over the seeds that both ran; each of its settings by itself."""
     return [
-        _comparison(ours, rival, suite.target_of(ours.cell.problem))
+        Comparison(
+            ours=ours,
+            rival=rival,
+            **{key: paired_ratio(*paired(by_seed(suite, ours, key), by_seed(suite, rival, key))) for key in RATIO_KEYS},
+        )
         for ours in contenders
         for rival in contenders
         if ours.method.name == OURS != rival.method.name and rival.cell == ours.cell
     ]
-
-
-def _comparison(ours: Contender, rival: Contender, target: float) -> Comparison:
-    theirs = {result.trial.seed: result for result in rival.evaluations if result.outcome is not Outcome.SKIPPED}
-    pairs = [
-        (result, theirs[result.trial.seed])
-        for result in ours.evaluations
-        if result.trial.seed in theirs and result.outcome is not Outcome.SKIPPED
-    ]
-
-    def ratio(key: str) -> Interval:
-        return paired_ratio([_value(a, key, target) for a, _ in pairs], [_value(b, key, target) for _, b in pairs])
-
-    return Comparison(
-        ours=ours,
-        rival=rival,
-        epochs_to_target=ratio("epochs_to_target"),
-        seconds_to_target=ratio("seconds_to_target"),
-        best_test_rmse=ratio("best_test_rmse"),
-    )
-
-
-def _value(result: TrialResult, key: str, target: float) -> float:
-    value = result.summary(target)[key]
-    return math.inf if value is None else value
