@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .capture import named_trainable
+from .capture import something_to_train
 from .errors import ResidualsError, UnsupportedError
 from .jacobian import as_rows
 from .model import call
@@ -41,9 +41,7 @@ class GramOperator:
     """
 
     def __init__(self, model: nn.Module, inputs: object):
-        parameters = named_trainable(model)
-        if not parameters:
-            raise ResidualsError(f"{type(model).__name__} has no trainable parameters, so no Gram matrix")
+        parameters = something_to_train(model)
         # Fused attention has no second derivative; the plain one computes the same.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             self._outputs = call(model, inputs)

@@ -106,8 +106,8 @@ class Use(Protocol):
     def layouts(self, samples: int) -> Sequence[Layout]:
         """Every layout of z that this use can work with."""
 
-    def without(self, parameters: Container[Tensor]) -> "Use":
-        """The same use, blind to some of its parameters."""
+    def without(self, parameters: Container[Tensor]) -> "Use | None":
+        """The same use, blind to some of its parameters; None if nothing is left of it."""
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         """The parameter's Jacobian rows through this use.

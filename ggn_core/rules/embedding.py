@@ -42,8 +42,8 @@ class EmbeddingUse:
             return (Layout(1, axis=None),)
         return [layout for axis, size in enumerate(self.indices.shape) for layout in Layout.along(axis, size, samples)]
 
-    def without(self, parameters: Container[Tensor]) -> "EmbeddingUse":
-        raise NotImplementedError("an embedding has one parameter: the use is dropped instead")
+    def without(self, parameters: Container[Tensor]) -> "EmbeddingUse | None":
+        return None if self.weight in parameters else self
 
     def look_ups(self, cotangent: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Indices (n, T') and cotangents (o, n, T', d), one entry a look-up; zero where padding was looked up."""
