@@ -1,7 +1,7 @@
 """The Jacobian of a batch of residuals: blocks that know their Gram matrix and their transpose, never formed."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -52,6 +52,11 @@ class Jacobian:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
         weights = self._output_major(v)
         return {p: part for block in self.blocks for p, part in block.transposed(weights.to(block.dtype))}
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """J u, of shape (n·o,), for a direction u that holds a tensor of each parameter's shape."""
+        products = [block.product(direction) for block in self.blocks]
+        return sum(products[1:], start=products[0]).T.reshape(-1)  # (o, n) -> (n·o,)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""

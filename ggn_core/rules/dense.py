@@ -1,6 +1,6 @@
 """Jacobian blocks with explicit rows: for parameters with small gradients, or without another rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class DenseBlock:
         rows = {
             p: part.reshape(part.shape[0] * part.shape[1], -1) for p, part in zip(parameters, jacobian, strict=True)
         }
+        self.rows = jacobian[0].shape[:2]  # (o, n)
         small = [p for p in parameters if p.numel() < PACKED_ENTRIES]
         # Matrices (o n, m), each with the parameters whose columns it holds.
         self.matrices = [(rows[p], [p]) for p in parameters if p.numel() >= PACKED_ENTRIES]
@@ -44,6 +45,13 @@ class DenseBlock:
             columns = torch.split(weights @ matrix, [p.numel() for p in parameters])
             parts += [(p, part.view(p.shape)) for p, part in zip(parameters, columns, strict=True)]
         return parts
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        products = [
+            matrix @ torch.cat([direction[p].to(self.dtype).reshape(-1) for p in parameters])
+            for matrix, parameters in self.matrices
+        ]
+        return sum(products[1:], start=products[0]).view(self.rows)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         parameters, parts = zip(*self.transposed(v), strict=True)

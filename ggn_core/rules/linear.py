@@ -9,7 +9,7 @@ With a_t the input and g_t = ∂f/∂z_t the output cotangent at position t, a s
 A weight used several times is a weight with more positions: its uses are laid end to end along t.
 """
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -208,6 +208,21 @@ class LinearBlock:
         if self.bias is not None:
             parts.append((self.bias, left.sum(0)))
         return parts
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """Entry (k, i) is Σ_t left[k, i, t] · (U right[k, i, t] + c), with U and c the parts of weight and bias."""
+        left, right = self.left, self.right
+        total = left.new_zeros(self.outputs, left.shape[1])
+        if self.weight is not None and right is not None:
+            u = direction[self.weight].to(self.dtype)
+            u = u.T if self.flipped else u
+            if right.shape[0] == 1:  # the matrix meets the side that does not carry the outputs
+                total += (left * (right @ u.T)).sum((2, 3))  # (1, n, T, d) @ (d, p)
+            else:
+                total += ((left @ u) * right).sum((2, 3))  # (o or 1, n, T, p) @ (p, d)
+        if self.bias is not None:
+            total += (left @ direction[self.bias].to(self.dtype)).sum(2)
+        return total
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         left, right = self._weighted(v)
