@@ -35,18 +35,19 @@ def _batch_norm(node: Node) -> str | None:
     if saved(node, "training") and saved(node, "input").shape[0] > 1:
         return (
             "batch normalization in training mode mixes the samples of a batch, so a residual of one sample does not "
-            "exist; call model.eval(), or normalize by GroupNorm or LayerNorm"
+            "exist; call model.eval(), or normalize by GroupNorm or LayerNorm, or let GGN take the batch as a whole: "
+            "solver='cg'"
         )
     return None
 
 
+Refusals = dict[str, Callable[[Node], str | None]]
+
 # Nodes that may stand for something without an exact treatment -> the reason and the way out, or None.
-REFUSALS: dict[str, Callable[[Node], str | None]] = {
-    "CheckpointFunctionBackward": _reentrant_checkpoint,
-    "NativeBatchNormBackward0": _batch_norm,
-    "CudnnBatchNormBackward0": _batch_norm,
-    "MiopenBatchNormBackward0": _batch_norm,
-}
+HIDING: Refusals = {"CheckpointFunctionBackward": _reentrant_checkpoint}
+MIXING: Refusals = dict.fromkeys(
+    ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0"), _batch_norm
+)
 
 
 # Nodes whose backward pass torch 2.13 vectorises wrongly.
@@ -71,12 +72,13 @@ class Trace:
     vectorisable: bool = True
 
 
-def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
+def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool = True) -> Trace:
     """Walks the autograd graph of ``residuals`` and collects the uses of ``parameters``.
 
     Args:
         residuals: Any tensor with a ``grad_fn``.
         parameters: The parameters of interest, each with its name for error messages. Other leaves are ignored.
+        by_sample: Whether layers that are known to mix the samples are refused.
 
     Raises:
         UnsupportedError: A parameter does not appear in the graph, or a node may hide uses of parameters.
@@ -86,6 +88,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
     generic: dict[Tensor, None] = {}
     seen_parameters: set[Tensor] = set()
     vectorisable = True
+    refusals = HIDING | MIXING if by_sample else HIDING
     root = residuals.grad_fn
     assert root is not None
     for parameter, name in parameters.items():
@@ -103,7 +106,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
         signature.append(name)
         signature.extend(discrete_arguments(node))
         vectorisable = vectorisable and name not in WRONG_UNDER_VMAP
-        if name in REFUSALS and (reason := REFUSALS[name](node)) is not None:
+        if name in refusals and (reason := refusals[name](node)) is not None:
             raise UnsupportedError(f"{name} in the graph of the residuals: {reason}")
         edges = node.next_functions
         handled: tuple[int, ...] = ()
