@@ -23,9 +23,10 @@ class StepInfo:
             of the dense solver that took over as "cg, then cholesky" (or another of them).
         step_length: What the direction was multiplied by besides the learning rates: 1, unless ``max_step_norm`` or the
             search shortened it.
-        accepted: Whether the parameters moved; False only if a search rejected every attempt.
+        accepted: Whether the parameters moved; False only if a search rejected every attempt, or found that the loss
+            cannot resolve what there is to gain.
         attempts: Evaluations of the closure by the search; 0 without one.
-        gain_ratio: Actual by predicted reduction of the loss at the last attempt; None without a search.
+        gain_ratio: Actual by predicted reduction of the loss at the last attempt; None without one.
         iterations: Of the conjugate gradient method; None for dense solvers.
         relative_residual: ‖(G + damping·I) v − rhs‖ / ‖rhs‖ of the iterative solution; None for dense solvers.
         converged: Whether the linear system was solved to its tolerance; always true for dense solvers.

@@ -2,6 +2,7 @@
 
 A search sees the step through ``Point`` alone and returns an ``Outcome``; it keeps no state of its own. What lasts from
 one step to the next, damping and step length, lives in the optimizer's parameter groups, and so in its state_dict.
+Where a step promises less than the loss can resolve, there is nothing to compare: it is rejected without an evaluation.
 """
 
 import math
@@ -20,6 +21,10 @@ class Point(Protocol):
     @property
     def loss(self) -> float:
         """At the start."""
+
+    @property
+    def noise(self) -> float:
+        """Differences of losses below this are rounding errors of the forward pass."""
 
     def direction(self, damping: float, *, fresh: bool) -> Direction:
         """The direction with this damping; without momentum if ``fresh``, or if momentum promises no descent."""
@@ -92,11 +97,13 @@ class Armijo:
         direction = point.direction(damping, fresh=False)
         limit = point.limit(direction)
         relative = min(1.0, step_length * self.grow)
-        ratio = math.nan
+        ratio = None
+        if direction.predicted(limit) <= point.noise:
+            return Outcome(direction, limit, accepted=False)
         for attempt in range(1, self.attempts + 1):
             length = relative * limit
             actual = point.loss - point.loss_at(direction, length)
-            ratio = _ratio(actual, direction.predicted(length))
+            ratio = actual / direction.predicted(length)
             if actual >= self.decrease * length * direction.slope:
                 return Outcome(direction, length, True, attempt, ratio, step_length=relative)
             relative *= self.shrink
@@ -148,21 +155,18 @@ class LevenbergMarquardt:
         for attempt in range(1, self.attempts + 1):
             direction = point.direction(damping, fresh=attempt > 1)
             length = point.limit(direction)
-            actual = point.loss - point.loss_at(direction, length)
-            ratio = _ratio(actual, direction.predicted(length))
+            predicted = direction.predicted(length)
+            if predicted <= point.noise:
+                return Outcome(direction, length, accepted=False, attempts=attempt - 1, step_length=step_length)
+            ratio = (point.loss - point.loss_at(direction, length)) / predicted
             if ratio > self.accept:
                 factor = self.decrease if ratio > self.good else self.increase if ratio < self.poor else 1.0
-                return Outcome(direction, length, True, attempt, ratio, self._within(damping * factor))
+                return Outcome(direction, length, True, attempt, ratio, self._within(damping * factor), step_length)
             damping = self._within(damping * self.increase)
-        return Outcome(direction, length, False, self.attempts, ratio, damping)
+        return Outcome(direction, length, False, self.attempts, ratio, damping, step_length)
 
     def _within(self, damping: float) -> float:
         return min(max(damping, self.minimum), self.maximum)
-
-
-def _ratio(actual: float, predicted: float) -> float:
-    """A gain ratio; not a number where nothing was predicted."""
-    return actual / predicted if predicted > 0 else math.nan
 
 
 def _check(name: str, value: float, fits: bool, words: str) -> None:

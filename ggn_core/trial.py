@@ -141,6 +141,7 @@ class Start:
         self._trials, self._roots, self._towards = trials, system.roots, towards
         self._prior, self._max_step_norm = prior, max_step_norm
         self.loss = float(system.r.double().square().sum())
+        self.noise = torch.finfo(residuals.dtype).eps * self.loss
         self.put_back, self.accept = trials.put_back, trials.accept
 
     def direction(self, damping: float, *, fresh: bool) -> Direction:
