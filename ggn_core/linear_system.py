@@ -80,7 +80,8 @@ class AssembledSystem:
 
     def squared_norm(self, v: Tensor) -> Tensor:
         # ‖Jᵀ v‖² = vᵀ G v: the price of a matrix-vector product, whatever the number of parameters.
-        return (v.double() @ self.gram_product(v)).clamp(min=0)
+        v = v.double()
+        return (v @ (self._matrix @ v)).clamp(min=0)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         return self._weighted(self._jacobian.product(direction).double())

@@ -14,7 +14,7 @@ from .direction import Direction
 from .errors import NonFiniteError, ResidualsError, SettingError
 from .info import StepInfo
 from .search import Outcome, Search
-from .settings import Settings, check
+from .settings import Settings, SettingsReader, check
 from .solve import Solution
 from .solver import Solver, SystemMaker
 from .trial import Start, Trials
@@ -99,6 +99,7 @@ class GGN(torch.optim.Optimizer):
         self.solver = solver
         self.search = search
         self.info: StepInfo | None = None
+        self._read_settings = SettingsReader(settings)
         self._make_system = SystemMaker(solver)
 
     @classmethod
@@ -126,6 +127,7 @@ class GGN(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
         super().__setstate__(state)
         self.info = None
+        self._read_settings = SettingsReader(self.defaults)
         self._make_system = SystemMaker(self.solver)
 
     @torch.no_grad()
@@ -151,7 +153,7 @@ class GGN(torch.optim.Optimizer):
         """
         if not callable(closure):
             raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
-        settings = Settings.of(self.param_groups, self.defaults)
+        settings = self._read_settings(self.param_groups)
         parameters = self._parameters()
         trials = None if self.search is None else Trials(closure, self.model, list(parameters))
         residuals = self._evaluate(closure)

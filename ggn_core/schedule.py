@@ -51,8 +51,9 @@ class DampingScheduler:
         return {"count": self.count, "initial": list(self.initial)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resumes from ``state_dict()``; the dampings themselves come with the optimizer's state."""
+        """Resumes from ``state_dict()``."""
         self.count, self.initial = state_dict["count"], list(state_dict["initial"])
+        self._write()
 
     def _write(self) -> None:
         for group, initial in zip(self.optimizer.param_groups, self.initial, strict=True):
