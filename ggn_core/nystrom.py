@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import NonFiniteError
+
 __all__ = ["Nystrom", "approximate"]
 
 SEED = 0  # the same test matrix at every step: nothing to save, and a resumed run repeats the uninterrupted one
@@ -50,11 +52,16 @@ def approximate(product: Callable[[Tensor], Tensor], size: int, rank: int, eps: 
         rank: ℓ, from 1 to N.
         eps: Relative precision in which the products are computed.
         device: Where to compute.
+
+    Raises:
+        NonFiniteError: A product held NaN or infinity.
     """
     generator = torch.Generator().manual_seed(SEED)
     test = torch.randn(size, rank, generator=generator, dtype=torch.float64).to(device)
     test, _ = torch.linalg.qr(test)
     sketch = product(test)  # (N, ℓ)
+    if not bool(torch.isfinite(sketch).all()):
+        raise NonFiniteError("a product with the Gram matrix holds NaN or infinity: the cotangents overflowed")
     # A shift above the rounding errors keeps the core positive definite; it is taken off the eigenvalues again.
     shift = float(eps * size**0.5 * torch.linalg.matrix_norm(sketch)) + torch.finfo(torch.float64).tiny
     sketch = sketch + shift * test

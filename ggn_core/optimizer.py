@@ -48,8 +48,9 @@ class GGN(torch.optim.Optimizer):
         max_step_norm: Limits ‖lr Δ‖ by shortening the step, as the norm constraint of natural-gradient Monte Carlo
             does; Δ is the direction, without weight decay. None for no limit.
         solver: "cholesky" assembles the Gram matrix. "cg" multiplies by it, and asks nothing of how samples depend on
-            each other: batch normalization in training mode is fine. "auto" takes "cg" from 4,096 rows n·o on, if there
-            is damping and the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
+            each other: batch normalization in training mode is fine. "auto" takes "cg" from 2,048 rows n·o on where it
+            promises to be faster, see solver.py, and above 16,384 for its memory, provided that there is damping and
+            the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
         search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
             the step's length, damping and acceptance. None takes every step in full.
 

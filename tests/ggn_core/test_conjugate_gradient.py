@@ -8,7 +8,7 @@ import torch
 from cases import CASES, Case
 from torch import Tensor, nn
 
-from ggn_core import GGN, ConjugateGradient, SettingError, UnsupportedError
+from ggn_core import GGN, ConjugateGradient, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from ggn_core import solver as solver_module
 from ggn_core.conjugate_gradient import solve_iteratively
 from ggn_core.nystrom import approximate
@@ -166,23 +166,31 @@ def test_a_warm_start_from_another_shape_is_none() -> None:
 
 
 def test_auto_takes_it_for_many_rows_with_damping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver_module, "AUTO_ROWS", 20)
-    model = _mlp(2)
+    """Above a size at all, where it is cheaper by count, and above a size in any case."""
+    monkeypatch.setattr(solver_module, "FEWEST_ROWS", 20)
+    monkeypatch.setattr(solver_module, "MOST_ROWS", 60)
+    monkeypatch.setattr(solver_module, "SWITCH", 10)
+    model = _mlp(2)  # 98 parameters: 2 N² > 980 from N = 23 on
 
-    def solver(samples: int, damping: float) -> str:
+    def solver(samples: int, damping: float = 0.3, model: nn.Module = model) -> str:
         x = torch.randn(samples, 3).double()
         optimizer = GGN(model, damping=damping)
         optimizer.step(lambda: model(x))
         assert optimizer.info is not None
         return optimizer.info.solver
 
-    assert solver(9, 0.3) == "cholesky"
-    assert solver(10, 0.3) == "cg"
-    assert solver(10, 0.0) in ("cholesky", "pseudo-inverse")
+    assert sum(p.numel() for p in model.parameters()) == 98
+    assert [solver(samples) for samples in (9, 11, 12)] == ["cholesky", "cholesky", "cg"]
+    assert solver(12, damping=0.0) != "cg"
+    wide = _mlp(2, width=1000)
+    assert [solver(samples, model=wide) for samples in (12, 30, 31)] == ["cholesky", "cholesky", "cg"]
+    monkeypatch.setattr(solver_module, "FEWEST_ROWS", 25)
+    assert solver(12) == "cholesky"
 
 
 def test_auto_assembles_where_there_is_no_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver_module, "AUTO_ROWS", 2)
+    monkeypatch.setattr(solver_module, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(solver_module, "SWITCH", 0)
     model = nn.Sequential(nn.EmbeddingBag(6, 4), nn.Linear(4, 1)).double()
     x = torch.randint(0, 6, (5, 3))
     optimizer = GGN(model)
@@ -222,6 +230,23 @@ def test_refusals() -> None:
         GGN(hidden, solver="cg").step(lambda: hidden(x))
     with pytest.raises(SettingError, match="solver must be 'auto'"):
         GGN(model, solver="lu")  # type: ignore[arg-type]
+
+
+def test_overflow_and_misuse_leave_the_parameters_alone() -> None:
+    model = _mlp().float()
+    x = torch.randn(5, 3)
+    before = _flat(model)
+    with pytest.raises(NonFiniteError, match="product with the Gram matrix"):
+        GGN(model, solver="cg").step(lambda: (model(x) * 1e30) * 1e-30 * 1e25)
+
+    def backward() -> Tensor:
+        residuals = model(x)
+        residuals.sum().backward()
+        return residuals
+
+    with pytest.raises(ResidualsError, match="must not call backward"):
+        GGN(model, solver="cg").step(backward)
+    assert torch.equal(_flat(model), before)
 
 
 @pytest.mark.parametrize(
