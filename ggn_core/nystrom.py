@@ -8,7 +8,7 @@ With μ the damping, the system A + μI is preconditioned by
 P⁻¹ = (λ_ℓ + μ) U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ): the ℓ leading eigenvalues become about λ_ℓ + μ, so the condition number
 falls from (λ₁ + μ)/μ to about (λ_ℓ + μ)/μ.
 
-Source: Frangella, Tropp, Udell, arXiv 2110.02820, sections 2 and 5.
+Source: Frangella, Tropp, Udell, arXiv 2110.02820.
 """
 
 from collections.abc import Callable

@@ -52,7 +52,8 @@ class GGN(torch.optim.Optimizer):
             promises to be faster, see solver.py, and above 16,384 for its memory, provided that there is damping and
             the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
         search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
-            the step's length, damping and acceptance. None takes every step in full.
+            the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
+            step in full.
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.

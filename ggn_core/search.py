@@ -73,7 +73,8 @@ class Armijo:
     A step length s is accepted if loss(s) ≤ loss − decrease · s · slope. A search begins with the last step's length
     times ``grow``, 1 at the most, and shortens it by ``shrink`` until that holds.
 
-    The defaults are those of EGN (Korbit et al., arXiv 2405.14402), which states the share as 1 − 0.9.
+    The defaults follow EGN (Korbit et al., arXiv 2405.14402). Its 0.9 is read as ``aggressiveness`` of jaxopt's Armijo
+    search, which asks for a share of 1 − 0.9.
 
     Attributes:
         decrease: Share of the linear prediction that is asked for, in (0, 1).

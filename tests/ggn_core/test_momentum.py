@@ -145,6 +145,17 @@ def test_groups_must_agree_on_what_is_one_for_all() -> None:
         optimizer.step(lambda: model(inputs) - targets)
 
 
+def test_a_learning_rate_in_a_tensor_may_change_in_place() -> None:
+    model, inputs, targets = _mlp()
+    rate = torch.tensor(0.5)
+    optimizer = GGN(model, lr=rate)  # type: ignore[arg-type]
+    for _ in range(2):
+        optimizer.step(lambda: model(inputs) - targets)
+    rate.fill_(-1.0)
+    with pytest.raises(SettingError, match="lr must be"):
+        optimizer.step(lambda: model(inputs) - targets)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -299,14 +299,17 @@ def test_another_batch_at_a_trial_is_refused() -> None:
 
 
 def test_dropout_draws_once_a_step() -> None:
-    """All evaluations see the same draw, and the random numbers go on as after a single evaluation."""
+    """All evaluations see the same draw, and the random numbers go on as after a single evaluation; one has a graph."""
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 1)).double()
     x, y = torch.randn(30, 3).double(), torch.randn(30, 1).double()
-    draws = []
+    draws: list[Tensor] = []
+    graphs: list[bool] = []
 
     def closure() -> Tensor:
         draws.append(torch.random.get_rng_state())
-        return model(x) - y
+        residuals = model(x) - y
+        graphs.append(residuals.requires_grad)
+        return residuals
 
     state = torch.random.get_rng_state()
     model(x)
@@ -316,6 +319,8 @@ def test_dropout_draws_once_a_step() -> None:
     _step(optimizer, closure)
     assert len(draws) > 2
     assert all(torch.equal(draw, state) for draw in draws)
+    assert graphs == [True] + [False] * (len(draws) - 1)
+    assert all(p.requires_grad for p in model.parameters())
     assert torch.equal(torch.random.get_rng_state(), after_one)
 
 
@@ -402,6 +407,26 @@ def test_momentum_that_leads_uphill_is_dropped() -> None:
     _step(optimizer, lambda: model(x) - y)
     assert optimizer.info is not None
     assert torch.allclose(_flat(model), expected, rtol=1e-9)
+
+
+def test_after_a_rejection_the_step_is_solved_without_momentum() -> None:
+    model = _mlp()
+    x, y = torch.randn(6, 3).double(), torch.randn(6, 1).double()
+    search = LevenbergMarquardt(increase=3.0)
+    optimizer = GGN(model, lr=0.1, damping=1.0, momentum=0.9, weight_decay=0.2, search=search)
+    start = _flat(model)
+    change = dense_step(model, x, y, lr=0.1, damping=1.0)
+    _step(optimizer, lambda: model(x) - y)
+    assert torch.allclose(_flat(model), start + change - 0.1 * 0.2 * start, rtol=1e-9, atol=1e-12)
+
+    optimizer.param_groups[0]["damping"] = 1.0
+    start = _flat(model)
+    change = dense_step(model, x, y, lr=0.1, damping=3.0)
+    offsets = iter([0.0, 1e3, 0.0])  # the first trial is made to look bad
+    _step(optimizer, lambda: model(x) - y + next(offsets))
+    assert optimizer.info is not None
+    assert (optimizer.info.accepted, optimizer.info.attempts, optimizer.info.damping) == (True, 2, 3.0)
+    assert torch.allclose(_flat(model), start + change - 0.1 * 0.2 * start, rtol=1e-9, atol=1e-12)
 
 
 # settings
