@@ -81,9 +81,10 @@ class GramOperator:
 
     def transposed(self, v: Tensor) -> tuple[Tensor, ...]:
         """Jᵀ v for v of shape (n·o,): a tensor for each parameter."""
-        return torch.autograd.grad(
+        parts = torch.autograd.grad(
             self._outputs, self._parameters, v.view_as(self._outputs), retain_graph=True, materialize_grads=True
         )
+        return tuple(part.to_dense() if part.is_sparse else part for part in parts)
 
     def product(self, direction: Sequence[Tensor]) -> Tensor:
         """J u, of shape (n·o,), for a direction u with a tensor for each parameter."""

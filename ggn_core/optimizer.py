@@ -47,10 +47,10 @@ class GGN(torch.optim.Optimizer):
             1 − lr · weight_decay. It is no part of the loss that a search looks at, and a rejected step does not decay.
         max_step_norm: Limits ‖lr Δ‖ by shortening the step, as the norm constraint of natural-gradient Monte Carlo
             does; Δ is the direction, without weight decay. None for no limit.
-        solver: "cholesky" assembles the Gram matrix. "cg" multiplies by it, and asks nothing of how samples depend on
-            each other: batch normalization in training mode is fine. "auto" takes "cg" from 2,048 rows n·o on where it
-            promises to be faster, see solver.py, and above 16,384 for its memory, provided that there is damping and
-            the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
+        solver: "cholesky" assembles the Gram matrix. "cg" multiplies by it, solves to a tolerance, and asks nothing of
+            how samples depend on each other: batch normalization in training mode is fine. "auto" takes "cg" from 2,048
+            rows n·o on where it promises to be faster, see solver.py, and above 16,384 for its memory, provided that
+            there is damping and the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
         search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
             the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
             step in full.
@@ -231,7 +231,7 @@ class GGN(torch.optim.Optimizer):
                 f"of {solution.relative_residual:.1e}, and the step was taken with what it had: more damping, rank or "
                 "max_iterations would help",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,  # the caller of step, which torch wraps twice
             )
 
     def _parameters(self) -> dict[Tensor, str]:

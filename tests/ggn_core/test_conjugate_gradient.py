@@ -96,6 +96,20 @@ def test_fused_attention_is_computed_in_the_plain_way() -> None:
     assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-7
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sparse_gradients_of_embeddings(momentum: float) -> None:
+    model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Flatten(), nn.Linear(12, 1)).double()
+    twin = nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(12, 1)).double()
+    twin.load_state_dict(model.state_dict())
+    x = torch.randint(0, 6, (5, 3))
+    sparse = GGN(model, momentum=momentum, solver=ConjugateGradient(tolerance=1e-12))
+    dense = GGN(twin, momentum=momentum)
+    for _ in range(2):
+        sparse.step(lambda: model(x) - 1)
+        dense.step(lambda: twin(x) - 1)
+    assert torch.allclose(_flat(model), _flat(twin), rtol=1e-9)
+
+
 def test_what_does_not_converge_falls_back_where_it_can_and_is_told_where_not() -> None:
     model = _mlp()
     x, y = torch.randn(40, 3).double(), torch.randn(40, 1).double()
@@ -113,8 +127,9 @@ def test_what_does_not_converge_falls_back_where_it_can_and_is_told_where_not() 
     assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-6
 
     optimizer = GGN(model, damping=1e-6, solver=ConjugateGradient(max_iterations=1, rank=1, fallback_rows=39))
-    with pytest.warns(RuntimeWarning, match="stopped after 1 iterations"):
+    with pytest.warns(RuntimeWarning, match="stopped after 1 iterations") as caught:
         optimizer.step(lambda: model(x) - y)
+    assert caught[0].filename == __file__
     info = optimizer.info
     assert info is not None
     assert (info.solver, info.converged) == ("cg", False)
