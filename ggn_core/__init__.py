@@ -1,14 +1,22 @@
 """ggn_core: Gram-Gauss-Newton steps for PyTorch, exact, without forming the Jacobian."""
 
+from .conjugate_gradient import ConjugateGradient
 from .errors import GGNError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .gram import gram
+from .info import StepInfo
 from .operator import GramOperator
-from .optimizer import GGN, StepInfo
+from .optimizer import GGN
+from .schedule import DampingScheduler
+from .search import Armijo, LevenbergMarquardt
 
 __all__ = [
     "GGN",
+    "Armijo",
+    "ConjugateGradient",
+    "DampingScheduler",
     "GGNError",
     "GramOperator",
+    "LevenbergMarquardt",
     "NonFiniteError",
     "ResidualsError",
     "SettingError",

@@ -9,17 +9,18 @@ node); a parameter with any other use is left to the generic rule. Nothing is ap
 Source for the node attributes: https://docs.pytorch.org/docs/stable/notes/autograd.html#saved-tensors
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from .errors import UnsupportedError
+from .errors import ResidualsError, UnsupportedError
 from .rules import RECOGNISERS, Use, is_leaf
+from .rules.base import saved
 from .signature import discrete_arguments
 
-__all__ = ["Trace", "named_trainable", "restricted", "trace"]
+__all__ = ["Trace", "named_trainable", "something_to_train", "trace"]
 
 
 def _reentrant_checkpoint(node: Node) -> str | None:
@@ -31,21 +32,22 @@ def _reentrant_checkpoint(node: Node) -> str | None:
 
 def _batch_norm(node: Node) -> str | None:
     # Instance normalization runs the same kernel on a batch of one, (1, n·c, ...), and mixes no samples.
-    if node._saved_training and node._saved_input.shape[0] > 1:  # type: ignore[attr-defined]
+    if saved(node, "training") and saved(node, "input").shape[0] > 1:
         return (
             "batch normalization in training mode mixes the samples of a batch, so a residual of one sample does not "
-            "exist; call model.eval(), or normalize by GroupNorm or LayerNorm"
+            "exist; call model.eval(), or normalize by GroupNorm or LayerNorm, or let GGN take the batch as a whole: "
+            "solver='cg'"
         )
     return None
 
 
+Refusals = dict[str, Callable[[Node], str | None]]
+
 # Nodes that may stand for something without an exact treatment -> the reason and the way out, or None.
-REFUSALS: dict[str, Callable[[Node], str | None]] = {
-    "CheckpointFunctionBackward": _reentrant_checkpoint,
-    "NativeBatchNormBackward0": _batch_norm,
-    "CudnnBatchNormBackward0": _batch_norm,
-    "MiopenBatchNormBackward0": _batch_norm,
-}
+HIDING: Refusals = {"CheckpointFunctionBackward": _reentrant_checkpoint}
+MIXING: Refusals = dict.fromkeys(
+    ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0"), _batch_norm
+)
 
 
 # Nodes whose backward pass torch 2.13 vectorises wrongly.
@@ -70,12 +72,13 @@ class Trace:
     vectorisable: bool = True
 
 
-def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
+def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool = True) -> Trace:
     """Walks the autograd graph of ``residuals`` and collects the uses of ``parameters``.
 
     Args:
         residuals: Any tensor with a ``grad_fn``.
         parameters: The parameters of interest, each with its name for error messages. Other leaves are ignored.
+        by_sample: Whether layers that are known to mix the samples are refused.
 
     Raises:
         UnsupportedError: A parameter does not appear in the graph, or a node may hide uses of parameters.
@@ -85,6 +88,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
     generic: dict[Tensor, None] = {}
     seen_parameters: set[Tensor] = set()
     vectorisable = True
+    refusals = HIDING | MIXING if by_sample else HIDING
     root = residuals.grad_fn
     assert root is not None
     for parameter, name in parameters.items():
@@ -102,7 +106,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
         signature.append(name)
         signature.extend(discrete_arguments(node))
         vectorisable = vectorisable and name not in WRONG_UNDER_VMAP
-        if name in REFUSALS and (reason := REFUSALS[name](node)) is not None:
+        if name in refusals and (reason := refusals[name](node)) is not None:
             raise UnsupportedError(f"{name} in the graph of the residuals: {reason}")
         edges = node.next_functions
         handled: tuple[int, ...] = ()
@@ -136,16 +140,9 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str]) -> Trace:
             "freeze what is unused with requires_grad_(False)"
         )
     # A parameter's Jacobian is the sum over its uses: one use that no rule serves sends them all to the generic rule.
-    uses = [kept for use in uses if (kept := restricted(use, generic)) is not None]
+    if generic:
+        uses = [kept for use in uses if (kept := use.without(generic)) is not None]
     return Trace(uses, list(generic), tuple(signature), vectorisable)
-
-
-def restricted(use: Use, excluded: Container[Tensor]) -> Use | None:
-    """``use`` without the excluded parameters, or None if nothing is left of it."""
-    left = [p for p in use.parameters if p not in excluded]
-    if not left:
-        return None
-    return use if len(left) == len(use.parameters) else use.without(excluded)
 
 
 def _listed(names: Iterable[str], limit: int = 5) -> str:
@@ -157,3 +154,15 @@ def _listed(names: Iterable[str], limit: int = 5) -> str:
 def named_trainable(module: nn.Module) -> dict[Tensor, str]:
     """The trainable parameters of ``module``, each once, with the first name it goes by."""
     return {p: name for name, p in module.named_parameters() if p.requires_grad}
+
+
+def something_to_train(module: nn.Module) -> dict[Tensor, str]:
+    """``named_trainable``, where an empty answer is an error.
+
+    Raises:
+        ResidualsError: The module has no trainable parameters.
+    """
+    parameters = named_trainable(module)
+    if not parameters:
+        raise ResidualsError(f"{type(module).__name__} has no trainable parameters, so no Gram matrix")
+    return parameters

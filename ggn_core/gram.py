@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .capture import named_trainable
-from .errors import ResidualsError
+from .capture import something_to_train
 from .jacobian import Linearizer
 from .model import call
 
@@ -29,9 +28,7 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
         NonFiniteError: The output holds NaN or infinity.
         UnsupportedError: A trainable parameter does not act on the output, or acts out of sight of autograd.
     """
-    parameters = named_trainable(model)
-    if not parameters:
-        raise ResidualsError(f"{type(model).__name__} has no trainable parameters, so no Gram matrix")
+    parameters = something_to_train(model)
     with torch.enable_grad():
         outputs = call(model, inputs)
     with torch.no_grad():

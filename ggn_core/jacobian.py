@@ -1,17 +1,19 @@
 """The Jacobian of a batch of residuals: blocks that know their Gram matrix and their transpose, never formed."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .capture import Trace, restricted, trace
+from .backward import backward_passes
+from .capture import Trace, trace
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
-from .pullback import pull_back
 from .rules import Block, Layout, Rows, Use, embedding, linear
-from .rules.dense import dense_blocks, pulled_back
+from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
+from .rules.generic import generic_blocks
 from .rules.linear import LinearUse
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
@@ -41,17 +43,20 @@ class Jacobian:
             if block.dtype not in sums:
                 sums[block.dtype] = torch.zeros(o, n, o, n, dtype=block.dtype, device=self.like.device)
             block.add_gram_(sums[block.dtype])
-        first, *others = sums.values()
-        gram = sum(
-            (other.to(first.dtype) if other.dtype.itemsize < first.dtype.itemsize else other for other in others),
-            start=first,
-        )
+        widest = functools.reduce(torch.promote_types, sums)
+        first, *others = (part.to(widest) for part in sums.values())
+        gram = sum(others, start=first)
         return gram.permute(1, 0, 3, 2).reshape(n * o, n * o)
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
         weights = self._output_major(v)
         return {p: part for block in self.blocks for p, part in block.transposed(weights.to(block.dtype))}
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """J u, of shape (n·o,), for a direction u that holds a tensor of each parameter's shape."""
+        products = [block.product(direction) for block in self.blocks]
+        return sum(products[1:], start=products[0]).T.reshape(-1)  # (o, n) -> (n·o,)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
@@ -90,7 +95,7 @@ class Linearizer:
         served, generic = self._split(residuals, traced, rows)
         blocks: list[Block] = []
         if generic:
-            blocks += pulled_back(residuals, generic, rows, traced.vectorisable)
+            blocks += generic_blocks(residuals, generic, rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
             blocks += _blocks([(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)], rows)
@@ -108,11 +113,9 @@ class Linearizer:
                 self._certificates[key] = certificate
         found = list(zip(traced.uses, certificate.layouts, strict=True))
         mixed = {p: None for use, layout in found if layout is None for p in use.parameters}
-        served = [
-            (kept, layout)
-            for use, layout in found
-            if layout is not None and (kept := restricted(use, mixed)) is not None
-        ]
+        served = [(use, layout) for use, layout in found if layout is not None]
+        if mixed:
+            served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
         return served, [*traced.generic, *mixed]
 
     @staticmethod
@@ -125,7 +128,8 @@ class Linearizer:
         n, o = rows.samples, rows.outputs
         # (o, n, o): cotangent k picks output k of every sample
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
-        return list(pull_back(residuals, [use.edge for use in uses], basis.reshape(o, *residuals.shape), vectorise))
+        edges = [use.edge for use in uses]
+        return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
 
 
 def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:

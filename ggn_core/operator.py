@@ -6,18 +6,19 @@ The model runs once, when the operator is made, so random layers keep their draw
 depend on each other: batch normalization in training mode is fine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .capture import named_trainable
+from .capture import something_to_train
 from .errors import ResidualsError, UnsupportedError
 from .jacobian import as_rows
 from .model import call
 
-__all__ = ["GramOperator"]
+__all__ = ["GramOperator", "twice_differentiable"]
 
 
 class GramOperator:
@@ -31,6 +32,7 @@ class GramOperator:
         inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
 
     Attributes:
+        rows: Samples and outputs.
         shape: (n·o, n·o), rows in the order of ``model(inputs).reshape(-1)``.
         dtype: Of the outputs.
         device: Of the outputs.
@@ -41,22 +43,30 @@ class GramOperator:
     """
 
     def __init__(self, model: nn.Module, inputs: object):
-        parameters = named_trainable(model)
-        if not parameters:
-            raise ResidualsError(f"{type(model).__name__} has no trainable parameters, so no Gram matrix")
-        # Fused attention has no second derivative; the plain one computes the same.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            self._outputs = call(model, inputs)
-            as_rows(self._outputs)
-            self._parameters = list(parameters)
+        parameters = something_to_train(model)
+        with torch.enable_grad(), twice_differentiable():
+            outputs = call(model, inputs)
+        self._record(outputs, list(parameters))
+
+    @classmethod
+    def from_residuals(cls, residuals: Tensor, parameters: Sequence[Tensor]) -> "GramOperator":
+        """The operator of residuals that have been computed already, of any shape, with their graph.
+
+        Where the model uses attention, compute them within ``twice_differentiable()``.
+        """
+        operator = cls.__new__(cls)
+        operator._record(residuals, list(parameters))
+        return operator
+
+    def _record(self, outputs: Tensor, parameters: list[Tensor]) -> None:
+        self.rows = as_rows(outputs)
+        self._outputs, self._parameters = outputs, parameters
+        with torch.enable_grad():
             # The values of u do not matter: Jᵀ u is linear in it.
-            self._u = torch.zeros_like(self._outputs, requires_grad=True)
-            self._pulled = torch.autograd.grad(
-                self._outputs, self._parameters, self._u, create_graph=True, materialize_grads=True
-            )
-        size = self._outputs.numel()
-        self.shape = (size, size)
-        self.dtype, self.device = self._outputs.dtype, self._outputs.device
+            self._u = torch.zeros_like(outputs, requires_grad=True)
+            self._pulled = torch.autograd.grad(outputs, parameters, self._u, create_graph=True, materialize_grads=True)
+        self.shape = (outputs.numel(), outputs.numel())
+        self.dtype, self.device = outputs.dtype, outputs.device
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """G v, for v of shape (n·o,), or of shape (n·o, k) for k products at once."""
@@ -69,11 +79,16 @@ class GramOperator:
             return self._product(v)
         return _over_columns(self._product, v)
 
-    def _product(self, v: Tensor) -> Tensor:
-        transposed = torch.autograd.grad(
+    def transposed(self, v: Tensor) -> tuple[Tensor, ...]:
+        """Jᵀ v for v of shape (n·o,): a tensor for each parameter."""
+        parts = torch.autograd.grad(
             self._outputs, self._parameters, v.view_as(self._outputs), retain_graph=True, materialize_grads=True
         )
-        forward = [(g, w) for g, w in zip(self._pulled, transposed, strict=True) if g.requires_grad]
+        return tuple(part.to_dense() if part.is_sparse else part for part in parts)
+
+    def product(self, direction: Sequence[Tensor]) -> Tensor:
+        """J u, of shape (n·o,), for a direction u with a tensor for each parameter."""
+        forward = [(g, w) for g, w in zip(self._pulled, direction, strict=True) if g.requires_grad]
         try:
             (product,) = torch.autograd.grad(
                 [g for g, _ in forward], self._u, [w for _, w in forward], retain_graph=True
@@ -83,6 +98,15 @@ class GramOperator:
                 raise
             raise UnsupportedError(f"{error}: the operator needs second derivatives; gram() does not") from error
         return product.reshape(-1)
+
+    def _product(self, v: Tensor) -> Tensor:
+        return self.product(self.transposed(v))
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Within it, attention runs the plain kernel: the fused ones have no second derivative. Both compute the same."""
+    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return context
 
 
 def _over_columns(product: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:

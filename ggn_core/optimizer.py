@@ -1,37 +1,29 @@
 """GGN, the Gram-Gauss-Newton method, as a PyTorch optimizer."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import momentum as momentum_
 from .capture import named_trainable
+from .direction import Direction
 from .errors import NonFiniteError, ResidualsError, SettingError
-from .jacobian import Jacobian, Linearizer
-from .solve import Solution, solve_damped
+from .info import StepInfo
+from .search import Outcome, Search
+from .settings import Settings, SettingsReader, check
+from .solve import Solution
+from .solver import Solver, SystemMaker
+from .trial import Start, Trials
+from .weights import mean_square
 
-__all__ = ["GGN", "StepInfo"]
+__all__ = ["GGN"]
 
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What one step did. The tensors are scalars on the parameters' device; ``float()`` them to read.
-
-    Attributes:
-        loss: Mean squared residual before the step.
-        gradient_norm: ‖Jᵀ r‖, half the norm of the gradient of the summed squares.
-        step_norm: ‖Δw‖ before the parameter groups' learning rates are applied, ‖Jᵀ v‖.
-        damping: What was added to the Gram's diagonal; a jitter comes on top, see ``solve_damped``.
-        solver: "cholesky", "cholesky+jitter" or "pseudo-inverse".
-    """
-
-    loss: Tensor
-    gradient_norm: Tensor
-    step_norm: Tensor
-    damping: float
-    solver: str
+# Where the state holds the last solution of the iterative solver.
+SOLVER, SOLUTION = "solver", "solution"
 
 
 class GGN(torch.optim.Optimizer):
@@ -41,13 +33,30 @@ class GGN(torch.optim.Optimizer):
 
     .. math:: w \leftarrow w - \mathrm{lr}\; J^\top (J J^\top + \mathrm{damping}\, I)^{-1} r .
 
-    In the paper's letters (arXiv 1905.11675), w ← w − Jᵀ(λ J Jᵀ + α I)⁻¹ r, ``lr`` = 1/λ and ``damping`` = α/λ. The
-    damping adds to sums over the batch, not to means: keep it when the batch size changes.
+    In the paper's letters (arXiv 1905.11675), w ← w − Jᵀ(λ J Jᵀ + α I)⁻¹ r, ``lr`` = 1/λ and ``damping`` = α/λ; see
+    ``from_paper``. The damping adds to sums over the batch, not to means: keep it when the batch size changes.
+
+    ``lr``, ``momentum`` and ``weight_decay`` may differ between parameter groups, the other settings may not.
 
     Args:
         model: The module to train; its parameters with ``requires_grad`` are updated.
         lr: Step length, ≥ 0; 1 is the full Gauss-Newton step.
         damping: ≥ 0; 0 is the undamped step, the minimum-norm solution where the Gram matrix is singular.
+        momentum: In [0, 1); SPRING's, see momentum.py. One more product with J a step.
+        weight_decay: ≥ 0; decoupled as in ``torch.optim.AdamW``: each step also multiplies the parameters by
+            1 − lr · weight_decay. It is no part of the loss that a search looks at, and a rejected step does not decay.
+        max_step_norm: Limits ‖lr Δ‖ by shortening the step, as the norm constraint of natural-gradient Monte Carlo
+            does; Δ is the direction, without weight decay. None for no limit.
+        solver: "cholesky" assembles the Gram matrix. "cg" multiplies by it, solves to a tolerance, and asks nothing of
+            how samples depend on each other: batch normalization in training mode is fine. "auto" takes "cg" from 2,048
+            rows n·o on where it promises to be faster, see solver.py, and above 16,384 for its memory, provided that
+            there is damping and the model has second derivatives. A ``ConjugateGradient`` is "cg" with settings.
+        search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
+            the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
+            step in full.
+
+    Attributes:
+        info: What the last step did, a ``StepInfo``; None before the first.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -59,80 +68,171 @@ class GGN(torch.optim.Optimizer):
         SettingError: A setting is outside its range, or the model has nothing to train.
     """
 
-    def __init__(self, model: nn.Module, lr: float = 1.0, damping: float = 0.3):
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1.0,
+        damping: float = 0.3,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        max_step_norm: float | None = None,
+        solver: Solver = "auto",
+        search: Search | None = None,
+    ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
-        _check_settings(lr, damping)
-        named = named_trainable(model)
-        if not named:
+        if not (search is None or callable(search)) or isinstance(search, type):
+            raise SettingError(f"search must be None, Armijo(…) or LevenbergMarquardt(…), got {search!r}")
+        settings = {
+            "lr": lr,
+            "damping": damping,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "max_step_norm": max_step_norm,
+            "step_length": 1.0,  # where the last search ended
+        }
+        check(settings)
+        if not named_trainable(model):
             raise SettingError(f"{type(model).__name__} has no parameter with requires_grad=True")
         # All parameters, so that what is frozen now can be set free later; a step takes those that require gradients.
-        super().__init__(list(model.named_parameters()), {"lr": lr, "damping": damping})
+        super().__init__(list(model.named_parameters()), settings)
+        self.model = model
+        self.solver = solver
+        self.search = search
         self.info: StepInfo | None = None
-        self._linearize = Linearizer()
+        self._read_settings = SettingsReader(settings)
+        self._make_system = SystemMaker(solver)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy or unpickling
+    @classmethod
+    def from_paper(cls, model: nn.Module, *, lam: float, alpha: float, **settings: Any) -> "GGN":
+        """The optimizer in the paper's letters: w ← w − Jᵀ(λ J Jᵀ + α I)⁻¹ r (arXiv 1905.11675, algorithm 1).
+
+        Args:
+            model: As for GGN.
+            lam: λ > 0; the learning rate is 1/λ.
+            alpha: α ≥ 0; the damping is α/λ.
+            **settings: Everything else that GGN takes.
+
+        Raises:
+            SettingError: λ or α is outside its range.
+        """
+        if not 0 < lam < math.inf:
+            raise SettingError(f"lam, the paper's λ, must be a finite number > 0, got {lam}")
+        if not 0 <= alpha < math.inf:
+            raise SettingError(f"alpha, the paper's α, must be a finite number ≥ 0, got {alpha}")
+        return cls(model, lr=1 / lam, damping=alpha / lam, **settings)
+
+    def __getstate__(self) -> dict[str, Any]:  # for deepcopy and pickle
+        return {**super().__getstate__(), "model": self.model, "solver": self.solver, "search": self.search}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
         super().__setstate__(state)
         self.info = None
-        self._linearize = Linearizer()
+        self._read_settings = SettingsReader(self.defaults)
+        self._make_system = SystemMaker(self.solver)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Tensor], sample_weights: Tensor | None = None
+    ) -> Tensor:
         """Takes one step.
 
         Args:
             closure: Returns the residuals f − y of the batch, shape (n,) or (n, ...), computed with gradients. Each
                 sample's residuals must depend on that sample alone for the fast rules to apply; where they do not,
-                the step is still exact, and slow.
+                the step is still exact, and slow. A search calls it several times a step.
+            sample_weights: (n,), ≥ 0: weighted least squares, Σ_i ω_i ‖r_i‖². Weight 2 is the sample twice.
 
         Returns:
             The mean squared residual before the step, a scalar tensor.
 
         Raises:
             ResidualsError: The closure did not return such a tensor.
+            SettingError: A setting, or the weights, are outside their range.
             NonFiniteError: NaN or infinity in the residuals or the Gram matrix; no parameter has changed.
             UnsupportedError: The model holds something that has no exact treatment.
         """
         if not callable(closure):
             raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
-        with torch.enable_grad():
+        settings = self._read_settings(self.param_groups)
+        parameters = self._parameters()
+        trials = None if self.search is None else Trials(closure, self.model, list(parameters))
+        residuals = self._evaluate(closure)
+        last = self.state.get(SOLVER, {}).get(SOLUTION)  # type: ignore[call-overload]
+        system = self._make_system(residuals, parameters, sample_weights, settings.damping, last)
+        # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
+        loss, gradient_norm = mean_square(system.r, system.roots), system.squared_norm(system.r).sqrt()
+        prior = momentum_.prior(self.state, self.param_groups) if settings.momentum else None
+
+        def towards(damping: float, prior: Mapping[Tensor, Tensor] | None) -> Direction:
+            direction = Direction(system, damping, prior, self.param_groups, settings.lr)
+            if not bool(torch.isfinite(settings.largest_lr * direction.norm)):
+                raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
+            return direction
+
+        if self.search is None or trials is None:
+            outcome = self._take(towards(settings.damping, prior), settings)
+        else:
+            start = Start(trials, residuals, system, towards, prior, settings.max_step_norm)
+            outcome = self._search(self.search, start, settings)
+        if settings.momentum:
+            momentum_.update(self.state, self.param_groups, outcome.direction.parts if outcome.accepted else None)
+        self._remember_solution(outcome.direction.solution)
+        self.info = _info(loss, gradient_norm, outcome)
+        return loss
+
+    def _take(self, direction: Direction, settings: Settings) -> Outcome:
+        """The step in full."""
+        length = direction.limited(settings.max_step_norm)
+        if settings.momentum or settings.weight_decay:
+            _ = direction.parts  # before the parameters, to which the graph belongs, change
+        if settings.weight_decay:
+            for group in self.param_groups:
+                shrink = 1 - float(group["lr"]) * group["weight_decay"]
+                torch._foreach_mul_([p for p in group["params"] if p.requires_grad], shrink)
+        direction.move_(length)
+        return Outcome(direction, length)
+
+    def _search(self, search: Search, start: Start, settings: Settings) -> Outcome:
+        """As much of the step as the search accepts; not a bit of it otherwise."""
+        try:
+            outcome = search(start, settings.damping, settings.step_length)
+        except BaseException:
+            start.put_back()
+            raise
+        for group in self.param_groups:
+            group["damping"] = settings.damping if outcome.damping is None else outcome.damping
+            group["step_length"] = outcome.step_length
+        if outcome.accepted:
+            start.accept(self.param_groups)
+        else:
+            start.put_back()
+        return outcome
+
+    def _evaluate(self, closure: Callable[[], Tensor]) -> Tensor:
+        with torch.enable_grad(), self._make_system.evaluation():
             residuals = closure()
         if isinstance(residuals, Tensor) and residuals.dim() == 0:
             raise ResidualsError(
                 "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
                 "(a single residual as residual.view(1))"
             )
-        damping = self._damping()
-        try:
-            jacobian = self._linearize(residuals, self._parameters())
-        except RuntimeError as error:
-            if "backward through the graph a second time" not in str(error):
-                raise
-            raise ResidualsError(
-                "the closure must not call backward(): return the residuals, the step does it"
-            ) from error
-        r = residuals.detach().reshape(-1)
-        gram = jacobian.gram()
-        solution = solve_damped(gram, r, damping)
-        # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
-        info = _info(r, gram, solution)
-        largest_rate = max(group["lr"] for group in self.param_groups)
-        if not bool(torch.isfinite(largest_rate * info.step_norm)):
-            raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
-        self._update(jacobian, solution.v)
-        self.info = info
-        return info.loss
+        return residuals
 
-    def _update(self, jacobian: Jacobian, v: Tensor) -> None:
-        rates = {group["lr"] for group in self.param_groups}
-        if len(rates) == 1:
-            jacobian.add_transposed_(v, -rates.pop())
+    def _remember_solution(self, solution: Solution) -> None:
+        """For a warm start of the next; beside the parameters' state, which torch casts to their dtype on loading."""
+        if solution.iterations is None:
             return
-        direction = jacobian.transposed(v)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p in direction:
-                    p.add_(direction[p], alpha=-group["lr"])
+        self.state[SOLVER][SOLUTION] = solution.v  # type: ignore[index]
+        if not solution.converged:
+            warnings.warn(
+                f"the conjugate gradient method stopped after {solution.iterations} iterations at a relative residual "
+                f"of {solution.relative_residual:.1e}, and the step was taken with what it had: more damping, rank or "
+                "max_iterations would help",
+                RuntimeWarning,
+                stacklevel=5,  # the caller of step, which torch wraps twice
+            )
 
     def _parameters(self) -> dict[Tensor, str]:
         return {
@@ -142,28 +242,20 @@ class GGN(torch.optim.Optimizer):
             if p.requires_grad
         }
 
-    def _damping(self) -> float:
-        """The damping of this step; schedulers write into the groups, so all settings are checked anew."""
-        for group in self.param_groups:
-            _check_settings(group["lr"], group["damping"])
-        values = {float(group["damping"]) for group in self.param_groups}
-        if len(values) > 1:
-            raise SettingError(f"one Gram matrix serves all parameter groups, so damping must agree: {sorted(values)}")
-        return values.pop()
 
-
-def _check_settings(lr: Any, damping: Any) -> None:
-    for name, value in (("lr", lr), ("damping", damping)):
-        if not isinstance(value, int | float | Tensor):
-            raise SettingError(f"{name} must be a number, got {type(value).__name__} {value!r}")
-    if not 0 <= lr < float("inf"):  # zero included: schedulers warm up from it and anneal to it
-        raise SettingError(f"lr must be a finite number ≥ 0, got {lr}")
-    if not 0 <= damping < float("inf"):
-        raise SettingError(f"damping must be a finite number ≥ 0, got {damping}")
-
-
-def _info(r: Tensor, gram: Tensor, solution: Solution) -> StepInfo:
-    # ‖Jᵀ x‖² = xᵀ G x: both norms at the price of a matrix-vector product, whatever the number of parameters.
-    matrix = gram.double()
-    gradient_norm, step_norm = ((x @ (matrix @ x)).clamp(min=0).sqrt() for x in (r.double(), solution.v))
-    return StepInfo(r.square().mean(), gradient_norm, step_norm, solution.damping, solution.solver)
+def _info(loss: Tensor, gradient_norm: Tensor, outcome: Outcome) -> StepInfo:
+    direction, solution = outcome.direction, outcome.direction.solution
+    return StepInfo(
+        loss,
+        gradient_norm,
+        direction.norm,
+        solution.damping,
+        solution.solver,
+        outcome.length,
+        outcome.accepted,
+        outcome.attempts,
+        outcome.gain_ratio,
+        solution.iterations,
+        solution.relative_residual,
+        solution.converged,
+    )

@@ -22,16 +22,22 @@ class Solution:
 
     Attributes:
         v: Shape (N,), float64.
-        solver: "cholesky", "cholesky+jitter" or "pseudo-inverse".
+        solver: "cholesky", "cholesky+jitter", "pseudo-inverse" or "cg".
         damping: The damping; "cholesky+jitter" has enlarged the diagonal, relatively, by a few rounding errors as well.
+        iterations: Of an iterative solver.
+        relative_residual: ‖(G + damping·I) v − r‖ / ‖r‖ of an iterative solver.
+        converged: Whether an iterative solver reached its tolerance.
     """
 
     v: Tensor
     solver: str
     damping: float
+    iterations: int | None = None
+    relative_residual: float | None = None
+    converged: bool = True
 
 
-def solve_damped(gram: Tensor, residuals: Tensor, damping: float) -> Solution:
+def solve_damped(gram: Tensor, residuals: Tensor, damping: float, precision: torch.dtype | None = None) -> Solution:
     """Solves (G + damping·I) v = r.
 
     A Cholesky factorisation is trusted if it exists and the matrix is not singular to the precision in which G was
@@ -42,6 +48,7 @@ def solve_damped(gram: Tensor, residuals: Tensor, damping: float) -> Solution:
         gram: (N, N), symmetric positive semi-definite up to rounding, any floating dtype.
         residuals: (N,).
         damping: ≥ 0.
+        precision: The dtype that G was computed in, if it has been converted since.
 
     Raises:
         NonFiniteError: The Gram matrix holds NaN or infinity.
@@ -51,7 +58,9 @@ def solve_damped(gram: Tensor, residuals: Tensor, damping: float) -> Solution:
     scale = float(matrix.diagonal().amax())
     if not scale < float("inf"):  # a NaN or infinite cotangent always reaches the diagonal
         raise NonFiniteError("the Gram matrix holds NaN or infinity: the cotangents overflowed")
-    noise = gram.shape[0] * torch.finfo(gram.dtype).eps  # relative rounding error of G's entries, at the worst
+    noise = (
+        gram.shape[0] * torch.finfo(precision or gram.dtype).eps
+    )  # relative rounding error of G's entries, at the worst
 
     for factor in (0.0, *JITTERS) if damping > 0 else (0.0,):
         v = _cholesky(matrix, rhs, damping, factor * noise, noise)

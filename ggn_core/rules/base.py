@@ -1,6 +1,6 @@
 """What a rule offers: how it recognises a use of a parameter, and the Jacobian rows that come of it."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -106,8 +106,8 @@ class Use(Protocol):
     def layouts(self, samples: int) -> Sequence[Layout]:
         """Every layout of z that this use can work with."""
 
-    def without(self, parameters: Container[Tensor]) -> "Use":
-        """The same use, blind to some of its parameters."""
+    def without(self, parameters: Container[Tensor]) -> "Use | None":
+        """The same use, blind to some of its parameters; None if nothing is left of it."""
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         """The parameter's Jacobian rows through this use.
@@ -137,3 +137,6 @@ class Block(Protocol):
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Each parameter with its part of Jᵀ v."""
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """J u, of shape (o, n), for a direction u that holds a tensor of each parameter's shape."""

@@ -43,12 +43,13 @@ class ConvolutionUse:
     def layouts(self, samples: int) -> Sequence[Layout]:
         return Layout.along(0, output_shape(self.node)[0], samples)
 
-    def without(self, parameters: Container[Tensor]) -> "ConvolutionUse":
-        return replace(
+    def without(self, parameters: Container[Tensor]) -> "ConvolutionUse | None":
+        kept = replace(
             self,
             weight=None if self.weight in parameters else self.weight,
             bias=None if self.bias in parameters else self.bias,
         )
+        return kept if kept.parameters else None
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         if parameter is self.bias:

@@ -63,8 +63,9 @@ class ElementwiseUse:
             for layout in Layout.along(axis, size, samples)
         ]
 
-    def without(self, parameters: Container[Tensor]) -> "ElementwiseUse":
-        return replace(self, terms=tuple(term for term in self.terms if term.parameter not in parameters))
+    def without(self, parameters: Container[Tensor]) -> "ElementwiseUse | None":
+        terms = tuple(term for term in self.terms if term.parameter not in parameters)
+        return replace(self, terms=terms) if terms else None
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         rows = [self._rows(term, cotangent, layout) for term in self.terms if term.parameter is parameter]

@@ -4,7 +4,7 @@ Two positions meet in the Gram matrix only where they look up the same row:
 (J Jᵀ)_ij = Σ_{t,s} [index_it = index_js] g_it · g_js.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +42,8 @@ class EmbeddingUse:
             return (Layout(1, axis=None),)
         return [layout for axis, size in enumerate(self.indices.shape) for layout in Layout.along(axis, size, samples)]
 
-    def without(self, parameters: Container[Tensor]) -> "EmbeddingUse":
-        raise NotImplementedError("an embedding has one parameter: the use is dropped instead")
+    def without(self, parameters: Container[Tensor]) -> "EmbeddingUse | None":
+        return None if self.weight in parameters else self
 
     def look_ups(self, cotangent: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Indices (n, T') and cotangents (o, n, T', d), one entry a look-up; zero where padding was looked up."""
@@ -87,6 +87,10 @@ class EmbeddingBlock:
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(self.weight, torch.zeros_like(self.weight).index_add_(0, self.indices.flatten(), self._weighted(v)))]
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        looked_up = direction[self.weight].to(self.dtype)[self.indices]  # (n, T, d)
+        return (self.cotangents * looked_up).sum((2, 3))
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         self.weight.index_add_(0, self.indices.flatten(), self._weighted(v), alpha=alpha)

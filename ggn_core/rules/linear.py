@@ -9,7 +9,7 @@ With a_t the input and g_t = ∂f/∂z_t the output cotangent at position t, a s
 A weight used several times is a weight with more positions: its uses are laid end to end along t.
 """
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from .base import Edges, Layout, Rows, leaf, output_shape, saved
+from .dense import add_outer_
 
 __all__ = ["RECOGNISERS", "LinearBlock", "LinearUse", "blocks"]
 
@@ -53,12 +54,13 @@ class LinearUse:
     def layouts(self, samples: int) -> Sequence[Layout]:
         return Layout.along(0, self.rows, samples)
 
-    def without(self, parameters: Container[Tensor]) -> "LinearUse":
-        return replace(
+    def without(self, parameters: Container[Tensor]) -> "LinearUse | None":
+        kept = replace(
             self,
             weight=None if self.weight in parameters else self.weight,
             bias=None if self.bias in parameters else self.bias,
         )
+        return kept if kept.parameters else None
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
         g = layout.split(cotangent)  # (o, n, T, p)
@@ -155,7 +157,7 @@ class LinearBlock:
 
     def add_gram_(self, gram: Tensor) -> None:
         if self.right is None:
-            _add_outer_(gram, self.left.sum(2))
+            add_outer_(gram, self.left.sum(2).flatten(0, 1))
         elif self.left.shape[2] == 1:
             self._add_single_(gram, self.right)
         elif self._ghost_is_cheaper(self.right):
@@ -185,10 +187,10 @@ class LinearBlock:
         step = max(1, TEMPORARY_ELEMENTS // max(1, o * n * d))
         for start in range(0, self.left.shape[3], step):
             part = self.left[..., start : start + step]
-            # (o, n, p', T) @ (o, n, T, d) -> (o, n, p' d)
-            _add_outer_(gram, torch.matmul(part.transpose(2, 3), right).flatten(2))
+            rows = torch.matmul(part.transpose(2, 3), right)  # (o, n, p', T) @ (o, n, T, d) -> (o, n, p', d)
+            add_outer_(gram, rows.flatten(2).flatten(0, 1))
         if self.bias is not None:
-            _add_outer_(gram, self.left.sum(2))
+            add_outer_(gram, self.left.sum(2).flatten(0, 1))
 
     def _ghost_is_cheaper(self, right: Tensor) -> bool:
         """Counts multiply-adds: T² pairs of positions, or one gradient a sample and the Gram of those."""
@@ -206,6 +208,21 @@ class LinearBlock:
         if self.bias is not None:
             parts.append((self.bias, left.sum(0)))
         return parts
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """Entry (k, i) is Σ_t left[k, i, t] · (U right[k, i, t] + c), with U and c the parts of weight and bias."""
+        left, right = self.left, self.right
+        total = left.new_zeros(self.outputs, left.shape[1])
+        if self.weight is not None and right is not None:
+            u = direction[self.weight].to(self.dtype)
+            u = u.T if self.flipped else u
+            if right.shape[0] == 1:  # the matrix meets the side that does not carry the outputs
+                total += (left * (right @ u.T)).sum((2, 3))  # (1, n, T, d) @ (d, p)
+            else:
+                total += ((left @ u) * right).sum((2, 3))  # (o or 1, n, T, p) @ (p, d)
+        if self.bias is not None:
+            total += (left @ direction[self.bias].to(self.dtype)).sum(2)
+        return total
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         left, right = self._weighted(v)
@@ -232,13 +249,6 @@ def _inner(x: Tensor, y: Tensor | None = None) -> Tensor:
     """All inner products of rows: (k, n, d), (l, n, d) -> (k, n, l, n)."""
     y = x if y is None else y
     return (x.flatten(0, 1) @ y.flatten(0, 1).T).view(*x.shape[:2], *y.shape[:2])
-
-
-def _add_outer_(gram: Tensor, jacobian: Tensor) -> None:
-    """Adds the Gram of dense rows (o, n, m) to ``gram`` (o, n, o, n)."""
-    rows = jacobian.flatten(0, 1)
-    total = rows.shape[0]
-    gram.view(total, total).addmm_(rows, rows.T)
 
 
 def blocks(

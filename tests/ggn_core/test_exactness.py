@@ -6,7 +6,9 @@ from cases import CASES, Case
 from torch import Tensor, nn
 
 from ggn_core import GGN, gram
-from ggn_core.reference import dense_gram, dense_step
+from ggn_core.capture import named_trainable
+from ggn_core.jacobian import Linearizer
+from ggn_core.reference import dense_gram, dense_jacobian, dense_step
 
 TOLERANCE = 1e-10
 
@@ -48,6 +50,19 @@ def test_step_equals_the_dense_one(case: Case, outputs: int) -> None:
     before, change = _flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, damping=0.3).step(lambda: model(inputs) - targets)
     assert _relative_error(_flat(model) - before, change) < TOLERANCE
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_product_with_a_direction_equals_the_dense_one(case: Case, outputs: int) -> None:
+    model, inputs = _build(case, 5, outputs)
+    names = named_trainable(model)
+    direction = {p: torch.randn_like(p) for p in names}
+    expected = dense_jacobian(model, inputs) @ torch.cat([u.reshape(-1) for u in direction.values()])
+    outputs = model(inputs)
+    with torch.no_grad():
+        product = Linearizer()(outputs, names).product(direction)
+    assert _relative_error(product, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -1,5 +1,6 @@
 """GGN as an optimizer: closed forms, torch's habits (schedulers, state), and what it reports."""
 
+import copy
 import math
 
 import pytest
@@ -52,8 +53,22 @@ def test_the_papers_letters() -> None:
     jacobian, gram = dense_jacobian(model, x), dense_gram(model, x)
     residuals = (model(x) - y).detach().reshape(-1)
     expected = _flat(model) - jacobian.T @ torch.linalg.solve(lam * gram + alpha * torch.eye(6).double(), residuals)
+    twin = copy.deepcopy(model)
     GGN(model, lr=1 / lam, damping=alpha / lam).step(lambda: model(x) - y)
     assert torch.allclose(_flat(model), expected, rtol=1e-10, atol=1e-14)
+    optimizer = GGN.from_paper(twin, lam=lam, alpha=alpha, momentum=0.5)
+    optimizer.step(lambda: twin(x) - y)
+    assert torch.allclose(_flat(twin), expected, rtol=1e-10, atol=1e-14)
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("letters", "words"),
+    [({"lam": 0.0, "alpha": 0.3}, "λ, must be"), ({"lam": 1.0, "alpha": -1.0}, "α, must be")],
+)
+def test_the_papers_letters_out_of_range(letters: dict[str, float], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        GGN.from_paper(_mlp(), **letters)
 
 
 def test_full_batch_convergence_is_fast() -> None:

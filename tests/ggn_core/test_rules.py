@@ -32,13 +32,13 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     model, inputs = case.model(2).double(), case.inputs(7)
     names = named_trainable(model)
     served: set[str] = set()
-    honest = jacobian.pulled_back
+    honest = jacobian.generic_blocks
 
     def spy(residuals, parameters, rows, vectorise):  # type: ignore[no-untyped-def]
         served.update(names[p] for p in parameters)
         return honest(residuals, parameters, rows, vectorise)
 
-    monkeypatch.setattr(jacobian, "pulled_back", spy)
+    monkeypatch.setattr(jacobian, "generic_blocks", spy)
     Linearizer()(model(inputs.double() if inputs.is_floating_point() else inputs), names)
     assert served == GENERIC.get(case.name, set())
 

@@ -248,7 +248,7 @@ def test_a_step_too_large_for_its_dtype_changes_nothing() -> None:
 
 
 def test_settings_of_another_type() -> None:
-    with pytest.raises(SettingError, match="lr must be a number, got str 'a'"):
+    with pytest.raises(SettingError, match="lr must be a finite number ≥ 0, got str 'a'"):
         GGN(_mlp(), lr="a")  # type: ignore[arg-type]
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-__all__ = ["pull_back"]
+__all__ = ["backward_passes"]
 
 
-def pull_back(
+def backward_passes(
     residuals: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], cotangents: Tensor, vectorise: bool = True
 ) -> tuple[Tensor, ...]:
     """The gradients of ``residuals`` with respect to ``inputs``, for each of several cotangents; the graph is kept.

@@ -1,0 +1,122 @@
+"""The settings of the parameter groups: their ranges, checked at every step since schedulers write into the groups."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import SettingError
+
+__all__ = ["Settings", "SettingsReader", "check"]
+
+INFINITY = float("inf")
+NUMBERS = (int, float, Tensor)
+OPTIONAL = frozenset({"max_step_norm"})
+
+# Name -> the test a value must pass, and its description. Zero is a learning rate: schedulers warm up from it.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda value: 0 <= value < INFINITY, "a finite number ≥ 0"),
+    "damping": (lambda value: 0 <= value < INFINITY, "a finite number ≥ 0"),
+    "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "weight_decay": (lambda value: 0 <= value < INFINITY, "a finite number ≥ 0"),
+    "max_step_norm": (lambda value: value is None or 0 < value < INFINITY, "None or a finite number > 0"),
+    "step_length": (lambda value: 0 < value <= 1, "a number in (0, 1]"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one step.
+
+    Attributes:
+        lr: The learning rate that all groups share, or None where they differ.
+        largest_lr: Of all groups.
+        damping: Shared, since one Gram matrix serves all groups.
+        momentum: Whether any group has momentum.
+        weight_decay: Whether any group decays.
+        max_step_norm: Shared, since it limits the step as a whole.
+        step_length: Where the last search ended; shared.
+    """
+
+    lr: float | None
+    largest_lr: float
+    damping: float
+    momentum: bool
+    weight_decay: bool
+    max_step_norm: float | None
+    step_length: float
+
+
+class SettingsReader:
+    """Reads the groups' settings at each step, and checks them where they differ from the last step's.
+
+    Args:
+        defaults: Given to groups that lack a setting: made by hand, or loaded from an older file.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any]):
+        self._defaults = defaults
+        self._last: list[tuple[Any, ...]] | None = None
+        self._settings: Settings | None = None
+
+    def __call__(self, groups: Sequence[dict[str, Any]]) -> Settings:
+        """The settings.
+
+        Raises:
+            SettingError: A value is outside its range, or groups disagree where they must agree.
+        """
+        try:
+            values = [_values(group) for group in groups]
+        except KeyError:
+            for group in groups:
+                for name, value in self._defaults.items():
+                    group.setdefault(name, value)
+            values = [_values(group) for group in groups]
+        if self._settings is not None and values == self._last:
+            return self._settings
+        settings = _settings(groups)
+        # A tensor may change in place, and would equal itself all the same.
+        plain = not any(isinstance(value, Tensor) for row in values for value in row)
+        self._last, self._settings = (values, settings) if plain else (None, None)
+        return settings
+
+
+_values = operator.itemgetter(*RANGES)
+
+
+def _settings(groups: Sequence[dict[str, Any]]) -> Settings:
+    for group in groups:
+        check(group)
+    rates = {group["lr"] for group in groups}
+    return Settings(
+        lr=next(iter(rates)) if len(rates) == 1 else None,
+        largest_lr=max(rates),
+        damping=float(_shared(groups, "damping", "one Gram matrix serves all parameter groups")),
+        momentum=any(group["momentum"] for group in groups),
+        weight_decay=any(group["weight_decay"] for group in groups),
+        max_step_norm=_shared(groups, "max_step_norm", "it limits the step of all parameter groups together"),
+        step_length=_shared(groups, "step_length", "one search serves all parameter groups"),
+    )
+
+
+def check(group: Mapping[str, Any]) -> None:
+    """Holds the settings of one group to their ranges.
+
+    Raises:
+        SettingError: Says which setting, its value, and what is allowed.
+    """
+    for name, (fits, words) in RANGES.items():
+        value = group[name]
+        if type(value) is not float and not isinstance(value, NUMBERS) and not (value is None and name in OPTIONAL):
+            raise SettingError(f"{name} must be {words}, got {type(value).__name__} {value!r}")
+        if not fits(value):
+            raise SettingError(f"{name} must be {words}, got {value}")
+
+
+def _shared(groups: Sequence[Mapping[str, Any]], name: str, reason: str) -> Any:
+    first = groups[0][name]
+    if any(group[name] != first for group in groups):
+        raise SettingError(f"{reason}, so {name} must agree: {[group[name] for group in groups]}")
+    return first

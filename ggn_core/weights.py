@@ -1,0 +1,40 @@
+"""Weights of samples: the step of weighted least squares, Σ_i ω_i ‖r_i‖², in which weight 2 is the sample twice.
+
+With S = diag(√ω), residuals and Jacobian become S r and S J; everything else stays.
+"""
+
+import torch
+from torch import Tensor
+
+from .errors import SettingError
+from .rules import Rows
+
+__all__ = ["mean_square", "root_weights"]
+
+
+def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor) -> Tensor:
+    """√ω for every residual, of shape (n·o,).
+
+    Args:
+        sample_weights: (n,), finite, ≥ 0, not all zero.
+        rows: The shape of the residuals.
+        like: Gives dtype and device.
+
+    Raises:
+        SettingError: The weights are something else.
+    """
+    if not isinstance(sample_weights, Tensor):
+        raise SettingError(f"sample_weights must be a tensor, not {type(sample_weights).__name__}")
+    if sample_weights.shape != (rows.samples,):
+        raise SettingError(
+            f"sample_weights must have one entry a sample, shape ({rows.samples},), not {tuple(sample_weights.shape)}"
+        )
+    weights = sample_weights.detach().to(like)
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all() & (weights > 0).any()):
+        raise SettingError("sample_weights must be finite, ≥ 0 and not all zero")
+    return weights.sqrt().repeat_interleave(rows.outputs)  # (n,) -> (n·o,)
+
+
+def mean_square(residuals: Tensor, roots: Tensor | None) -> Tensor:
+    """Σ ω r² / Σ ω, for residuals (n·o,) that the roots have multiplied already; the plain mean without weights."""
+    return residuals.square().mean() if roots is None else residuals.square().sum() / roots.square().sum()
