@@ -12,12 +12,12 @@ from . import momentum as momentum_
 from .capture import named_trainable
 from .direction import Direction
 from .errors import NonFiniteError, ResidualsError, SettingError
+from .evaluation import Evaluations, Start
 from .info import StepInfo
 from .search import Outcome, Search
 from .settings import Settings, SettingsReader, check
 from .solve import Solution
 from .solver import Solver, SystemMaker
-from .trial import Start, Trials
 from .weights import mean_square
 
 __all__ = ["GGN"]
@@ -157,7 +157,7 @@ class GGN(torch.optim.Optimizer):
             raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
         settings = self._read_settings(self.param_groups)
         parameters = self._parameters()
-        trials = None if self.search is None else Trials(closure, self.model, list(parameters))
+        evaluations = None if self.search is None else Evaluations(closure, self.model, list(parameters))
         residuals = self._evaluate(closure)
         last = self.state.get(SOLVER, {}).get(SOLUTION)  # type: ignore[call-overload]
         system = self._make_system(residuals, parameters, sample_weights, settings.damping, last)
@@ -171,10 +171,10 @@ class GGN(torch.optim.Optimizer):
                 raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
             return direction
 
-        if self.search is None or trials is None:
+        if self.search is None or evaluations is None:
             outcome = self._take(towards(settings.damping, prior), settings)
         else:
-            start = Start(trials, residuals, system, towards, prior, settings.max_step_norm)
+            start = Start(evaluations, residuals, system, towards, prior, settings.max_step_norm)
             outcome = self._search(self.search, start, settings)
         if settings.momentum:
             momentum_.update(self.state, self.param_groups, outcome.direction.parts if outcome.accepted else None)

@@ -16,10 +16,10 @@ from .direction import Direction
 from .errors import ResidualsError
 from .linear_system import LinearSystem
 
-__all__ = ["Start", "Trials"]
+__all__ = ["Evaluations", "Start"]
 
 
-class Trials:
+class Evaluations:
     """Evaluates the closure at trial parameters.
 
     Made before the step's first evaluation, whose random numbers it repeats; ``begin`` comes after.
@@ -117,10 +117,10 @@ class Trials:
 
 
 class Start:
-    """Where the step starts: what a search sees (``search.Point``), made of trials and directions.
+    """Where the step starts: what a search sees (``search.Point``), made of evaluations and directions.
 
     Args:
-        trials: Of this step.
+        evaluations: Of this step.
         residuals: Of the first evaluation.
         system: Of the step; gives residuals and weights.
         towards: Makes a direction, from damping and prior.
@@ -130,19 +130,19 @@ class Start:
 
     def __init__(
         self,
-        trials: Trials,
+        evaluations: Evaluations,
         residuals: Tensor,
         system: LinearSystem,
         towards: Callable[[float, Mapping[Tensor, Tensor] | None], Direction],
         prior: Mapping[Tensor, Tensor] | None,
         max_step_norm: float | None,
     ):
-        trials.begin(residuals)
-        self._trials, self._roots, self._towards = trials, system.roots, towards
+        evaluations.begin(residuals)
+        self._evaluations, self._roots, self._towards = evaluations, system.roots, towards
         self._prior, self._max_step_norm = prior, max_step_norm
         self.loss = float(system.r.double().square().sum())
         self.noise = torch.finfo(residuals.dtype).eps * self.loss
-        self.put_back, self.accept = trials.put_back, trials.accept
+        self.put_back, self.accept = evaluations.put_back, evaluations.accept
 
     def direction(self, damping: float, *, fresh: bool) -> Direction:
         self.put_back()  # the graph, from which the direction comes, belongs to these parameters
@@ -155,7 +155,7 @@ class Start:
         return direction.limited(self._max_step_norm)
 
     def loss_at(self, direction: Direction, length: float) -> float:
-        residuals = self._trials.residuals(direction, length).reshape(-1)
+        residuals = self._evaluations.residuals(direction, length).reshape(-1)
         weighted = residuals if self._roots is None else residuals * self._roots
         loss = float(weighted.double().square().sum())
         return loss if math.isfinite(loss) else math.inf
