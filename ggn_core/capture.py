@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from .errors import ResidualsError, UnsupportedError
-from .rules import RECOGNISERS, Use, is_leaf
+from .rules import RECOGNISERS, Parameters, Use, is_leaf
 from .rules.base import saved
 from .signature import discrete_arguments
 
@@ -98,6 +98,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
             raise UnsupportedError(
                 f"the parameter '{name}' has a gradient hook, which a Jacobian cannot honour; remove it"
             )
+    known = Parameters(parameters)
     stack: list[Node] = [root]
     visited: dict[Node, int] = {root: 0}  # with the order of the first visit, which names a node in the signature
     while stack:
@@ -111,7 +112,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
         edges = node.next_functions
         handled: tuple[int, ...] = ()
         recognise = RECOGNISERS.get(name)
-        use = recognise(node, edges, parameters) if recognise is not None else None
+        use = recognise(node, edges, known) if recognise is not None else None
         if use is not None:
             uses.append(use)
             signature.extend(map(id, use.parameters))

@@ -10,11 +10,12 @@ from .backward import backward_passes
 from .capture import Trace, trace
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
-from .rules import Block, Layout, Rows, Use, embedding, linear
+from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.generic import generic_blocks
 from .rules.linear import LinearUse
+from .rules.triangle import mirrored
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
 
@@ -41,12 +42,12 @@ class Jacobian:
         sums: dict[torch.dtype, Tensor] = {}
         for block in self.blocks:
             if block.dtype not in sums:
-                sums[block.dtype] = torch.zeros(o, n, o, n, dtype=block.dtype, device=self.like.device)
+                sums[block.dtype] = torch.zeros(o * n, o * n, dtype=block.dtype, device=self.like.device)
             block.add_gram_(sums[block.dtype])
         widest = functools.reduce(torch.promote_types, sums)
         first, *others = (part.to(widest) for part in sums.values())
-        gram = sum(others, start=first)
-        return gram.permute(1, 0, 3, 2).reshape(n * o, n * o)
+        gram = mirrored(sum(others, start=first))
+        return gram.view(o, n, o, n).permute(1, 0, 3, 2).reshape(n * o, n * o)
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
@@ -142,9 +143,8 @@ def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Bl
     looked_up = {p for p, kind in kinds.items() if kind == {EmbeddingUse}}
     dense = [p for p in kinds if p not in linear_only and p not in looked_up]
 
-    made: list[Block] = list(
-        linear.blocks([(u, g, layout) for u, g, layout in served if isinstance(u, LinearUse)], linear_only, rows)
-    )
+    products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
+    made = linear_blocks.blocks(products, linear_only, rows)
     for table in looked_up:
         look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
         made.append(embedding.block(table, look_ups))

@@ -1,17 +1,16 @@
 """The rules: one file per family of layers, each turning uses of parameters into rows of the Jacobian."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-from torch import Tensor
 from torch.autograd.graph import Node
 
 from . import convolution, elementwise, embedding, linear
-from .base import Block, Edges, Layout, Rows, Use, is_leaf
+from .base import Block, Edges, Layout, Parameters, Rows, Use, is_leaf
 
-__all__ = ["RECOGNISERS", "Block", "Edges", "Layout", "Rows", "Use", "is_leaf"]
+__all__ = ["RECOGNISERS", "Block", "Edges", "Layout", "Parameters", "Rows", "Use", "is_leaf"]
 
 # Autograd node -> the function that recognises a use of parameters in it, or returns None.
-RECOGNISERS: dict[str, Callable[[Node, Edges, Collection[Tensor]], Use | None]] = {
+RECOGNISERS: dict[str, Callable[[Node, Edges, Parameters], Use | None]] = {
     **linear.RECOGNISERS,
     **convolution.RECOGNISERS,
     **elementwise.RECOGNISERS,

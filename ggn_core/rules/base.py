@@ -1,14 +1,15 @@
 """What a rule offers: how it recognises a use of a parameter, and the Jacobian rows that come of it."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["Block", "Edges", "Layout", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
+__all__ = ["Block", "Edges", "Layout", "Parameters", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -17,6 +18,29 @@ Edges = tuple[tuple[Node | None, int], ...]
 def is_leaf(node: Node) -> bool:
     """Whether ``node`` is where a leaf tensor enters the graph."""
     return node.name() == "torch::autograd::AccumulateGrad"
+
+
+class Parameters:
+    """The parameters whose uses are looked for.
+
+    Args:
+        parameters: All of them.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]):
+        self._all = frozenset(parameters)
+
+    def __contains__(self, tensor: object) -> bool:
+        return tensor in self._all
+
+    def share_memory_with(self, tensor: Tensor) -> bool:
+        """Whether changing a parameter in place may change ``tensor``."""
+        return tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._storages
+
+    @cached_property
+    def _storages(self) -> frozenset[int]:
+        # Sparse and other exotic tensors have no plain storage, and share none.
+        return frozenset(p.untyped_storage().data_ptr() for p in self._all if p.layout == torch.strided)
 
 
 def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
@@ -130,7 +154,7 @@ class Block(Protocol):
         """Of its parameters, and of what it takes and gives."""
 
     def add_gram_(self, gram: Tensor) -> None:
-        """Adds J Jᵀ to ``gram``, of shape (o, n, o, n)."""
+        """Adds J Jᵀ to ``gram`` (o n, o n), rows output-major: to its lower triangle, what is above is not read."""
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place, for ``v`` of shape (o, n)."""

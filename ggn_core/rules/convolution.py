@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, leaf, output_shape, saved
+from .base import Edges, Layout, Parameters, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "ConvolutionUse"]
 
@@ -79,7 +79,7 @@ class ConvolutionUse:
         return gradients.view(rows, *weight.shape)
 
 
-def _convolution(node: Node, edges: Edges, parameters: Container[Tensor]) -> ConvolutionUse | None:
+def _convolution(node: Node, edges: Edges, parameters: Parameters) -> ConvolutionUse | None:
     weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
     if weight is None and bias is None:
         return None

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["DenseBlock", "add_outer_", "dense_blocks"]
+from .triangle import add_outer_
+
+__all__ = ["DenseBlock", "dense_blocks"]
 
 # Below this many entries a parameter's rows are packed together with others': one product instead of many small ones.
 # Above, the copy would cost more than it saves.
@@ -56,11 +58,6 @@ class DenseBlock:
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         parameters, parts = zip(*self.transposed(v), strict=True)
         torch._foreach_add_(list(parameters), list(parts), alpha=alpha)
-
-
-def add_outer_(gram: Tensor, rows: Tensor) -> None:
-    """Adds the Gram of explicit rows (o n, m) to ``gram`` (o, n, o, n)."""
-    gram.view(rows.shape[0], rows.shape[0]).addmm_(rows, rows.T)
 
 
 def dense_blocks(parameters: Sequence[Tensor], jacobian: Sequence[Tensor]) -> list[DenseBlock]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, leaf, output_shape, saved
+from .base import Edges, Layout, Parameters, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "ElementwiseUse"]
 
@@ -106,7 +106,7 @@ def _one() -> float:
     return 1.0
 
 
-def _multiplication(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _multiplication(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
     left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
     return _use(
@@ -122,21 +122,21 @@ def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
     return factor if parameter is None else factor.to(parameter.dtype)
 
 
-def _addition(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _addition(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
     left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
     alpha = float(saved(node, "alpha"))
     return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: alpha)))
 
 
-def _subtraction(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _subtraction(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
     left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
     alpha = float(saved(node, "alpha"))
     return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: -alpha)))
 
 
-def _layer_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
     weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
 
@@ -147,7 +147,7 @@ def _layer_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> Elem
     return _use(node, ((1, weight, _trailing(weight, shape), normalized), (2, bias, _trailing(bias, shape), _one)))
 
 
-def _group_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _group_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
     weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
 
@@ -160,7 +160,7 @@ def _group_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> Elem
     return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
 
 
-def _batch_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """In evaluation mode the running statistics are constants; in training mode this rule does not apply."""
     if saved(node, "training"):
         return None
@@ -175,7 +175,7 @@ def _batch_norm(node: Node, edges: Edges, parameters: Container[Tensor]) -> Elem
     return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
 
 
-def _prelu(node: Node, edges: Edges, parameters: Container[Tensor]) -> ElementwiseUse | None:
+def _prelu(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """PReLU is z = max(x, 0) + w min(x, 0); torch hands the kernel a view of the weight, (1, c, 1, …)."""
     view = edges[1][0]
     weight = leaf(view, parameters)

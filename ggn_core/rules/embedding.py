@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, leaf, output_shape, saved
+from .base import Edges, Layout, Parameters, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "EmbeddingBlock", "EmbeddingUse"]
 
@@ -83,7 +83,7 @@ class EmbeddingBlock:
         flat = self.cotangents.flatten(0, 2)  # (o n T, d)
         meet = (self.indices.view(1, -1, 1, 1) == self.indices.view(1, 1, 1, -1)).expand(o, -1, o, -1)  # (o, nT, o, nT)
         products = (flat @ flat.T).view(o, n * t, o, n * t) * meet
-        gram += products.view(o, n, t, o, n, t).sum((2, 5))
+        gram += products.view(o, n, t, o, n, t).sum((2, 5)).view(o * n, o * n)
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(self.weight, torch.zeros_like(self.weight).index_add_(0, self.indices.flatten(), self._weighted(v)))]
@@ -105,7 +105,7 @@ def block(weight: Tensor, uses: Sequence[tuple[EmbeddingUse, Tensor, Layout]]) -
     return EmbeddingBlock(weight, torch.cat([i for i, _ in parts], 1), torch.cat([g for _, g in parts], 2))
 
 
-def _embedding(node: Node, edges: Edges, parameters: Container[Tensor]) -> EmbeddingUse | None:
+def _embedding(node: Node, edges: Edges, parameters: Parameters) -> EmbeddingUse | None:
     weight = leaf(edges[0][0], parameters)
     if weight is None or saved(node, "scale_grad_by_freq"):
         return None  # gradients scaled by frequency are not derivatives: the generic rule does as autograd does

@@ -4,10 +4,13 @@ import pytest
 import torch
 from cases import CASES, Case
 
-from ggn_core import jacobian
+from ggn_core import gram, jacobian
 from ggn_core.capture import named_trainable
 from ggn_core.jacobian import Linearizer
-from ggn_core.rules.linear import LinearBlock
+from ggn_core.reference import dense_gram
+from ggn_core.rules import linear_blocks, triangle
+from ggn_core.rules.linear_blocks import SequenceBlock
+from ggn_core.rules.triangle import mirrored
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -43,31 +46,39 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     assert served == GENERIC.get(case.name, set())
 
 
-def _block(positions: int, width: int) -> LinearBlock:
+def _block(positions: int, width: int) -> SequenceBlock:
     from torch import nn
 
     layer = nn.Linear(width, width)
     outputs = layer(torch.randn(4, positions, width)).sum((1, 2))
     (block,) = Linearizer()(outputs, named_trainable(layer)).blocks
-    assert isinstance(block, LinearBlock)
+    assert isinstance(block, SequenceBlock)
     return block
 
 
 def test_few_wide_positions_are_ghosts_and_many_narrow_ones_are_materialized() -> None:
-    wide, narrow = _block(positions=2, width=64), _block(positions=40, width=3)
-    assert wide.right is not None
-    assert narrow.right is not None
-    assert wide._ghost_is_cheaper(wide.right)
-    assert not narrow._ghost_is_cheaper(narrow.right)
+    assert _block(positions=2, width=64)._ghost_is_cheaper()
+    assert not _block(positions=40, width=3)._ghost_is_cheaper()
 
 
 def test_materializing_piece_by_piece_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ggn_core.rules import linear
-
-    whole = torch.zeros(1, 4, 1, 4)
+    whole, pieces = torch.zeros(4, 4), torch.zeros(4, 4)
     block = _block(positions=40, width=3)
     block.add_gram_(whole)
-    pieces = torch.zeros(1, 4, 1, 4)
-    monkeypatch.setattr(linear, "TEMPORARY_ELEMENTS", 1)
+    monkeypatch.setattr(linear_blocks, "TEMPORARY_ELEMENTS", 1)
     block.add_gram_(pieces)
-    assert torch.allclose(whole, pieces, rtol=1e-5)
+    assert torch.allclose(mirrored(whole), mirrored(pieces), rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_triangle_may_be_summed_up_in_small_blocks(
+    case: Case, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the other tests all rows fit in one block."""
+    torch.manual_seed(0)
+    model, inputs = case.model(outputs).double(), case.inputs(7)
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    exact = dense_gram(model, inputs)
+    monkeypatch.setattr(triangle, "BLOCK_ROWS", 4)
+    assert torch.allclose(gram(model, inputs), exact, rtol=1e-10, atol=1e-10 * float(exact.abs().max()))

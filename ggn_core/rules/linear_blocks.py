@@ -1,0 +1,228 @@
+"""Jacobian blocks of linear layers, kept as factors: row (k, i) is Σ_t left[k, i, t] ⊗ right[k, i, t].
+
+A leading dimension of 1 serves all outputs k: the layer's input does not depend on which of them is differentiated.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Block, Layout, Rows
+from .dense import DenseBlock
+from .linear import LinearUse
+from .triangle import add_outer_, lower_blocks
+
+__all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
+
+# Elements that one temporary of the Gram may hold: 2**24 float32 are 64 MiB.
+TEMPORARY_ELEMENTS = 2**24
+
+
+class LinearBlock:
+    """The Jacobian of one weight, perhaps with the bias that is always used with it.
+
+    Args:
+        left: (o or 1, n, …, p), with the positions in between if there are several.
+        right: (o or 1, n, …, d).
+        weight: Parameter of shape (p, d), or (d, p) if ``flipped``.
+        bias: Parameter of shape (p,), whose row is Σ_t left[k, i, t]; left carries the outputs then.
+        flipped: Whether the parameter holds the transpose.
+        rows: The shape of the residuals.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, rows: Rows):
+        self.left = left
+        self.right = right
+        self.weight = weight
+        self.bias = bias
+        self.flipped = flipped
+        self.rows = rows
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
+
+    def add_gram_(self, gram: Tensor) -> None:
+        raise NotImplementedError
+
+    def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        left, right = self._weighted(v)
+        parts = [(self.weight, right.T @ left if self.flipped else left.T @ right)]
+        if self.bias is not None:
+            parts.append((self.bias, left.sum(0)))
+        return parts
+
+    def add_transposed_(self, v: Tensor, alpha: float) -> None:
+        left, right = self._weighted(v)
+        matrix = self.weight.t() if self.flipped else self.weight
+        matrix.addmm_(left.T, right, alpha=alpha)  # the update itself: no gradient is stored
+        if self.bias is not None:
+            self.bias.add_(left.sum(0), alpha=alpha)
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        """Entry (k, i) is Σ_t left[k, i, t] · (U right[k, i, t] + c), with U and c the parts of weight and bias."""
+        u = direction[self.weight].to(self.dtype)
+        u = u.T if self.flipped else u
+        # The matrix meets the side that does not carry the outputs, if there is one: (1, n, …, d) @ (d, p).
+        terms = self.left * (self.right @ u.T) if self.right.shape[0] == 1 else (self.left @ u) * self.right
+        total = terms.flatten(2).sum(2)
+        if self.bias is not None:
+            total = total + (self.left * direction[self.bias].to(self.dtype)).flatten(2).sum(2)
+        return total
+
+    def _weighted(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors (R', p) and (R', d) with Jᵀ v = leftᵀ right: the weights v_ki go to whichever side carries k."""
+        left, right = self.left, self.right
+        v = v.view(*v.shape, *(1,) * (left.dim() - 2))  # (o, n, 1, …)
+        if right.shape[0] == 1:
+            left = (left * v).sum(0, keepdim=True) if self.rows.outputs > 1 else left * v
+        elif left.shape[0] == 1:
+            right = (right * v).sum(0, keepdim=True)
+        else:
+            left = left * v
+        return left.flatten(0, -2), right.flatten(0, -2)
+
+
+class VectorBlock(LinearBlock):
+    """One position a sample: factors (o or 1, n, p) and (o or 1, n, d)."""
+
+    def add_gram_(self, gram: Tensor) -> None:
+        """The product, element by element, of two small Grams: (g_i · g_j)(a_i · a_j + 1), the 1 being the bias's."""
+        _add_products_(gram, (self.left, self.left), (self.right, self.right), self.bias is not None)
+
+
+class SequenceBlock(LinearBlock):
+    """Several positions a sample: factors (o or 1, n, T, p) and (o or 1, n, T, d)."""
+
+    def add_gram_(self, gram: Tensor) -> None:
+        if self._ghost_is_cheaper():
+            self._add_ghost_(gram)
+        else:
+            self._add_materialized_(gram)
+
+    def _add_ghost_(self, gram: Tensor) -> None:
+        """Without forming any sample's gradient: Σ_{t,s} (g_it · g_js)(a_it · a_js + 1)."""
+        factors = list(zip(self.left.unbind(2), self.right.unbind(2), strict=True))
+        for left, right in factors:
+            for other_left, other_right in factors:
+                _add_products_(gram, (left, other_left), (right, other_right), self.bias is not None)
+
+    def _add_materialized_(self, gram: Tensor) -> None:
+        """Forming the samples' gradients, for a few rows of the weight at a time."""
+        o, n, d = self.rows.outputs, self.rows.samples, self.right.shape[3]
+        step = max(1, TEMPORARY_ELEMENTS // max(1, o * n * d))
+        for start in range(0, self.left.shape[3], step):
+            part = self.left[..., start : start + step]
+            gradients = torch.matmul(part.transpose(2, 3), self.right)  # (o, n, p', T) @ (o, n, T, d) -> (o, n, p', d)
+            add_outer_(gram, gradients.flatten(2).flatten(0, 1))
+        if self.bias is not None:
+            add_outer_(gram, self.left.sum(2).flatten(0, 1))
+
+    def _ghost_is_cheaper(self) -> bool:
+        """Counts multiply-adds: T² pairs of positions, or one gradient a sample and the Gram of those."""
+        lead, n, t, p = self.left.shape
+        d, o = self.right.shape[3], self.rows.outputs
+        ghost = t * t * ((lead * n) ** 2 * p + (self.right.shape[0] * n) ** 2 * d)
+        materialized = o * n * t * d * p + (o * n) ** 2 * d * p
+        return ghost < materialized
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> None:
+    """Adds (left_i · left_j)(right_i · right_j + 1) to the lower triangle of ``gram`` (o n, o n); the 1 with a bias.
+
+    Args:
+        gram: Rows output-major.
+        lefts: Two tensors (o or 1, n, p): of the rows, and of the columns.
+        rights: Two tensors (o or 1, n, d).
+        with_bias: Whether the 1 is added.
+    """
+    size, n = gram.shape[0], lefts[0].shape[1]
+    left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
+    shared = left.shared is not None or right.shared is not None
+    for block in lower_blocks(size, n if shared else 1):
+        tile = gram[block, : block.stop]
+        if shared:  # (b n, c n) -> (b, n, c, n), over which what all outputs share, (1, n, 1, n), is broadcast
+            tile = torch.unflatten(torch.unflatten(tile, 1, (-1, n)), 0, (-1, n))
+        tile.addcmul_(left(block, tile), right(block, tile))
+
+
+class _Products:
+    """Inner products of rows (o or 1, n, m), tile by tile; those that all outputs share are computed once."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, plus: float):
+        self.x, self.y, self.plus = x.flatten(0, 1), y.flatten(0, 1), plus
+        self.shared = self._of(self.x, self.y)[None, :, None] if len(self.x) < size else None  # (1, n, 1, n)
+
+    def __call__(self, block: slice, tile: Tensor) -> Tensor:
+        if self.shared is not None:
+            return self.shared
+        return self._of(self.x[block], self.y[: block.stop]).view(tile.shape)
+
+    def _of(self, x: Tensor, y: Tensor) -> Tensor:
+        products = x @ y.T
+        return products.add_(self.plus) if self.plus else products
+
+
+def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], parameters: Container[Tensor], rows: Rows) -> list[Block]:
+    """Lays the uses of each parameter end to end and pairs a bias with its weight where both are always used together.
+
+    Args:
+        uses: Each use with its cotangent (o, R, p) and the layout of its R rows.
+        parameters: The parameters to make blocks of; others are passed over.
+        rows: The shape of the residuals.
+    """
+    of_weight: dict[Tensor, list[int]] = {}
+    of_bias: dict[Tensor, list[int]] = {}
+    for index, (use, _, _) in enumerate(uses):
+        if use.weight is not None and use.weight in parameters:
+            of_weight.setdefault(use.weight, []).append(index)
+        if use.bias is not None and use.bias in parameters:
+            of_bias.setdefault(use.bias, []).append(index)
+
+    made: list[Block] = []
+    paired: set[Tensor] = set()
+    for weight, indices in of_weight.items():
+        mine = [uses[i] for i in indices]
+        flipped = mine[0][0].flipped
+        bias = mine[0][0].bias
+        same_side = all(use.flipped == flipped for use, _, _ in mine)
+        if bias is not None and of_bias.get(bias) == indices and same_side:
+            paired.add(bias)
+        else:
+            bias = None
+        made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows))
+    for bias, indices in of_bias.items():
+        if bias not in paired:
+            summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
+            made.append(DenseBlock([bias], [sum(summed[1:], start=summed[0])]))
+    return made
+
+
+def _block(factors: Sequence[Pair], weight: Tensor, bias: Tensor | None, flipped: bool, rows: Rows) -> LinearBlock:
+    """Factors of all uses, each (o or 1, n, T, ·), in one block."""
+    left, right = _end_to_end(factors)
+    if left.shape[2] > 1:
+        return SequenceBlock(left, right, weight, bias, flipped, rows)
+    return VectorBlock(left.squeeze(2), right.squeeze(2), weight, bias, flipped, rows)
+
+
+def _factors(use: LinearUse, cotangent: Tensor, layout: Layout, flipped: bool) -> Pair:
+    """Left (·, n, T, p) and right (·, n, T, d) for a weight seen as (p, d), whichever way this use multiplies."""
+    assert use.activation is not None
+    g, a = layout.split(cotangent), layout.split(use.activation.unsqueeze(0))
+    return (g, a) if use.flipped == flipped else (a, g)
+
+
+def _end_to_end(factors: Sequence[Pair]) -> Pair:
+    """Concatenates the positions of several uses, giving all of them the same leading dimension."""
+    if len(factors) == 1:
+        return factors[0]
+    sides = []
+    for side in zip(*factors, strict=True):
+        lead = max(part.shape[0] for part in side)
+        sides.append(torch.cat([part.expand(lead, -1, -1, -1) for part in side], 2))
+    return sides[0], sides[1]

@@ -1,0 +1,33 @@
+"""Symmetric products, computed once: a Gram matrix is summed up in its lower triangle, and mirrored in the end."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+__all__ = ["add_outer_", "lower_blocks", "mirrored"]
+
+# Rows of one block. Smaller ones save more of the upper triangle, and make products that are too thin to be fast.
+BLOCK_ROWS = 128
+
+
+def lower_blocks(size: int, unit: int = 1) -> Iterator[slice]:
+    """Block rows that cover ``size`` rows; block ``b`` meets the lower triangle in the columns up to ``b.stop``.
+
+    Args:
+        size: Number of rows, a multiple of ``unit``.
+        unit: Blocks begin and end at multiples of it.
+    """
+    step = max(1, BLOCK_ROWS // unit) * unit
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
+
+
+def add_outer_(gram: Tensor, rows: Tensor) -> None:
+    """Adds the Gram of explicit rows (N, m) to the lower triangle of ``gram`` (N, N)."""
+    for block in lower_blocks(len(rows)):
+        gram[block, : block.stop].addmm_(rows[block], rows[: block.stop].T)
+
+
+def mirrored(gram: Tensor) -> Tensor:
+    """The symmetric matrix (N, N) with this lower triangle; what stands above the diagonal is not read."""
+    return gram.tril() + gram.tril(-1).T
