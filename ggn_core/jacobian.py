@@ -47,7 +47,7 @@ class Jacobian:
         widest = functools.reduce(torch.promote_types, sums)
         first, *others = (part.to(widest) for part in sums.values())
         gram = mirrored(sum(others, start=first))
-        return gram.view(o, n, o, n).permute(1, 0, 3, 2).reshape(n * o, n * o)
+        return gram if o == 1 else gram.view(o, n, o, n).permute(1, 0, 3, 2).reshape(n * o, n * o)
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
@@ -62,8 +62,9 @@ class Jacobian:
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
         weights = self._output_major(v)
+        by_dtype = {dtype: weights.to(dtype) for dtype in {block.dtype for block in self.blocks}}
         for block in self.blocks:
-            block.add_transposed_(weights.to(block.dtype), alpha)
+            block.add_transposed_(by_dtype[block.dtype], alpha)
 
     def _output_major(self, v: Tensor) -> Tensor:
         return v.view(self.rows.samples, self.rows.outputs).T.contiguous()  # (n·o,) -> (o, n)
@@ -174,7 +175,8 @@ def as_rows(residuals: Tensor) -> Rows:
         )
     if residuals.numel() == 0:
         raise ResidualsError(f"the residuals are empty, shape {tuple(residuals.shape)}: an empty batch has no step")
-    if not bool(torch.isfinite(residuals).all()):
+    # NaN and infinity both come through the largest magnitude.
+    if not float(torch.linalg.vector_norm(residuals.detach(), torch.inf)) < torch.inf:
         raise NonFiniteError(f"the residuals hold NaN or infinity, shape {tuple(residuals.shape)}")
     samples = residuals.shape[0] if residuals.dim() else 1
     return Rows(samples, residuals.numel() // samples)

@@ -15,5 +15,7 @@ def discrete_arguments(node: Node) -> tuple[object, ...]:
         # A saved tensor also has a raw form; everything else was saved as a plain argument.
         names = (name for name in dir(kind) if name.startswith("_saved_") and not hasattr(kind, f"_raw{name}"))
         attributes = _attributes[kind] = tuple(names)
+    if not attributes:
+        return ()
     values = (getattr(node, name) for name in attributes)
     return tuple(tuple(v) if isinstance(v, list) else v for v in values if not isinstance(v, float))

@@ -63,7 +63,8 @@ def solve_damped(gram: Tensor, residuals: Tensor, damping: float, precision: tor
     )  # relative rounding error of G's entries, at the worst
 
     for factor in (0.0, *JITTERS) if damping > 0 else (0.0,):
-        v = _cholesky(matrix, rhs, damping, factor * noise, noise)
+        # Damping above the rounding error of every entry makes all pivots trustworthy.
+        v = _cholesky(matrix, rhs, damping, factor * noise, noise if noise * scale > damping else 0.0)
         if v is not None:
             return Solution(v, "cholesky+jitter" if factor else "cholesky", damping)
     return Solution(_pseudo_inverse(matrix, rhs, damping, noise * scale), "pseudo-inverse", damping)
@@ -77,14 +78,17 @@ def _cholesky(matrix: Tensor, rhs: Tensor, damping: float, jitter: float, noise:
     """
     damped = matrix.clone()
     diagonal = damped.diagonal()
-    diagonal.add_(damping).mul_(1 + jitter)
+    diagonal.add_(damping)
+    if jitter:
+        diagonal.mul_(1 + jitter)
     factor, info = torch.linalg.cholesky_ex(damped)
     if int(info) != 0:
         return None
-    # Damping above the rounding error of an entry makes its pivot trustworthy, however small it is beside the entry.
-    trustworthy = (factor.diagonal().square() > noise * diagonal) | (noise * diagonal <= damping)
-    if not bool(trustworthy.all()):
-        return None
+    if noise:
+        # Damping above the rounding error of an entry makes its pivot trustworthy, however small beside the entry.
+        trustworthy = (factor.diagonal().square() > noise * diagonal) | (noise * diagonal <= damping)
+        if not bool(trustworthy.all()):
+            return None
     return torch.cholesky_solve(rhs.unsqueeze(1), factor).squeeze(1)
 
 

@@ -99,6 +99,8 @@ class Layout:
         if self.axis is None:
             return tensor.unsqueeze(1).unsqueeze(1)
         front = tensor.movedim(1 + self.axis, 1) if self.axis else tensor
+        if self.positions == 1:
+            return front.unsqueeze(2)
         if self.sample_major:
             return torch.unflatten(front, 1, (self.samples, self.positions))
         return torch.unflatten(front, 1, (self.positions, self.samples)).transpose(1, 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Block, Layout, Rows
 from .dense import DenseBlock
 from .linear import LinearUse
-from .triangle import add_outer_, lower_blocks
+from .triangle import add_outer_, in_one_block, lower_blocks
 
 __all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
 
@@ -141,6 +141,11 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
         with_bias: Whether the 1 is added.
     """
     size, n = gram.shape[0], lefts[0].shape[1]
+    if size == n and in_one_block(size):  # one output, a small batch: the same in fewer steps, for here they count
+        (x, y), (a, b) = lefts, rights
+        products = a[0] @ b[0].T
+        gram.addcmul_(x[0] @ y[0].T, products.add_(1) if with_bias else products)
+        return
     left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
     shared = left.shared is not None or right.shared is not None
     for block in lower_blocks(size, n if shared else 1):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-__all__ = ["add_outer_", "lower_blocks", "mirrored"]
+__all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
 
 # Rows of one block. Smaller ones save more of the upper triangle, and make products that are too thin to be fast.
 BLOCK_ROWS = 128
@@ -29,5 +29,10 @@ def add_outer_(gram: Tensor, rows: Tensor) -> None:
 
 
 def mirrored(gram: Tensor) -> Tensor:
-    """The symmetric matrix (N, N) with this lower triangle; what stands above the diagonal is not read."""
-    return gram.tril() + gram.tril(-1).T
+    """The symmetric matrix (N, N) with this lower triangle; what stands above the diagonal counts for nothing."""
+    return gram if in_one_block(len(gram)) else gram.tril() + gram.tril(-1).T
+
+
+def in_one_block(size: int) -> bool:
+    """Whether one block covers all rows, and so the triangle above the diagonal as well."""
+    return size <= BLOCK_ROWS
