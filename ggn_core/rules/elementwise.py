@@ -1,7 +1,7 @@
 """The rule of parameters that scale or shift: z = w ⊙ x + c, with w and c broadcast against z.
 
-Normalization layers (with x the normalized input), PReLU, scales, shifts, and biases added by hand are of this form.
-With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g for c, summed over what was broadcast.
+Layer and batch normalization (with x the normalized input), PReLU, scales, shifts, and biases added by hand are of this
+form. With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g for c, summed over what was broadcast.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -147,19 +147,6 @@ def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
     return _use(node, ((1, weight, _trailing(weight, shape), normalized), (2, bias, _trailing(bias, shape), _one)))
 
 
-def _group_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
-    shape = output_shape(node)
-    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
-
-    def normalized() -> Tensor:
-        x: Tensor = saved(node, "input")
-        mean, rstd = saved(node, "result1"), saved(node, "result2")
-        grouped = x.reshape(*mean.shape, -1)  # (N, groups, channels of a group × positions)
-        return grouped.sub(mean.unsqueeze(2)).mul_(rstd.unsqueeze(2)).view(x.shape)
-
-    return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
-
-
 def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """In evaluation mode the running statistics are constants; in training mode this rule does not apply."""
     if saved(node, "training"):
@@ -192,7 +179,6 @@ RECOGNISERS = {
     "AddBackward0": _addition,
     "SubBackward0": _subtraction,
     "NativeLayerNormBackward0": _layer_norm,
-    "NativeGroupNormBackward0": _group_norm,
     "NativeBatchNormBackward0": _batch_norm,
     "PreluKernelBackward0": _prelu,
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 __all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
 
 # Rows of one block. Smaller ones save more of the upper triangle, and make products that are too thin to be fast.
-BLOCK_ROWS = 128
+BLOCK_ROWS = 64
 
 
 def lower_blocks(size: int, unit: int = 1) -> Iterator[slice]:
@@ -17,7 +17,8 @@ def lower_blocks(size: int, unit: int = 1) -> Iterator[slice]:
         size: Number of rows, a multiple of ``unit``.
         unit: Blocks begin and end at multiples of it.
     """
-    step = max(1, BLOCK_ROWS // unit) * unit
+    units = size // unit
+    step = -(-units // -(-size // BLOCK_ROWS)) * unit  # even blocks, whole units each
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
