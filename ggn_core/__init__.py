@@ -2,6 +2,7 @@
 
 from .conjugate_gradient import ConjugateGradient
 from .errors import GGNError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
+from .explain import Explanation, explain
 from .gram import gram
 from .info import StepInfo
 from .operator import GramOperator
@@ -14,6 +15,7 @@ __all__ = [
     "Armijo",
     "ConjugateGradient",
     "DampingScheduler",
+    "Explanation",
     "GGNError",
     "GramOperator",
     "LevenbergMarquardt",
@@ -22,5 +24,6 @@ __all__ = [
     "SettingError",
     "StepInfo",
     "UnsupportedError",
+    "explain",
     "gram",
 ]

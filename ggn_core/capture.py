@@ -20,7 +20,7 @@ from .rules import RECOGNISERS, Parameters, Use, is_leaf
 from .rules.base import saved
 from .signature import discrete_arguments
 
-__all__ = ["Trace", "named_trainable", "something_to_train", "trace"]
+__all__ = ["Trace", "listed", "named_trainable", "something_to_train", "trace"]
 
 
 def _reentrant_checkpoint(node: Node) -> str | None:
@@ -60,14 +60,15 @@ class Trace:
 
     Attributes:
         uses: The recognised uses, in the order of the walk.
-        generic: Parameters with at least one use that no rule recognises (none of their uses is in ``uses``).
+        generic: Parameters with at least one use that no rule recognises (none of their uses is in ``uses``), each with
+            the reason.
         signature: The nodes met, in order, with their wiring, sizes, dimensions and other discrete arguments. Equal
             signatures mean the same operations on the same shapes, put together in the same way.
         vectorisable: Whether torch.func.vmap can be trusted with every node.
     """
 
     uses: list[Use] = field(default_factory=list)
-    generic: list[Tensor] = field(default_factory=list)
+    generic: dict[Tensor, str] = field(default_factory=dict)
     signature: tuple[object, ...] = ()
     vectorisable: bool = True
 
@@ -85,7 +86,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
     """
     uses: list[Use] = []
     signature: list[object] = []
-    generic: dict[Tensor, None] = {}
+    generic: dict[Tensor, str] = {}
     seen_parameters: set[Tensor] = set()
     vectorisable = True
     refusals = HIDING | MIXING if by_sample else HIDING
@@ -126,7 +127,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
                 variable: Tensor = child.variable  # type: ignore[attr-defined]
                 if variable in parameters:
                     seen_parameters.add(variable)
-                    generic[variable] = None
+                    generic[variable] = f"no rule for its use by {name}"
                 continue
             if child not in visited:
                 visited[child] = len(visited)
@@ -137,16 +138,17 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
     if unseen:
         raise UnsupportedError(
             f"the residuals do not depend on the trainable parameter{'s' if len(unseen) > 1 else ''} "
-            f"{_listed(unseen)}: unused in this forward pass, or hidden by a custom autograd.Function; "
+            f"{listed(unseen)}: unused in this forward pass, or hidden by a custom autograd.Function; "
             "freeze what is unused with requires_grad_(False)"
         )
     # A parameter's Jacobian is the sum over its uses: one use that no rule serves sends them all to the generic rule.
     if generic:
         uses = [kept for use in uses if (kept := use.without(generic)) is not None]
-    return Trace(uses, list(generic), tuple(signature), vectorisable)
+    return Trace(uses, generic, tuple(signature), vectorisable)
 
 
-def _listed(names: Iterable[str], limit: int = 5) -> str:
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names, in quotes, and how many more there are."""
     names = [f"'{name}'" for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -30,6 +30,7 @@ class StepInfo:
         iterations: Of the conjugate gradient method; None for dense solvers.
         relative_residual: ‖(G + damping·I) v − rhs‖ / ‖rhs‖ of the iterative solution; None for dense solvers.
         converged: Whether the linear system was solved to its tolerance; always true for dense solvers.
+        generic: Names of the parameters that went through the generic rule, exact and slow; ``explain`` tells why.
     """
 
     loss: Tensor
@@ -44,3 +45,4 @@ class StepInfo:
     iterations: int | None = None
     relative_residual: float | None = None
     converged: bool = True
+    generic: tuple[str, ...] = ()

@@ -22,17 +22,26 @@ __all__ = ["Jacobian", "Linearizer", "as_rows"]
 
 REMEMBERED = 64  # graphs
 
+MIXED = "samples meet, or run in no known order, between its layer and the residuals"
+
 
 class Jacobian:
     """J of shape (n·o, P) for n samples with o residuals each.
 
     Outside, rows run as ``residuals.reshape(-1)``: sample by sample. The blocks run output by output, the order in
     which backward passes deliver cotangents.
+
+    Args:
+        blocks: Together they hold the columns of all parameters.
+        rows: The shape of the residuals.
+        generic: The parameters that went through the generic rule, each with the reason.
+        like: Has the residuals' device.
     """
 
-    def __init__(self, blocks: Sequence[Block], rows: Rows, like: Tensor):
+    def __init__(self, blocks: Sequence[Block], rows: Rows, generic: Mapping[Tensor, str], like: Tensor):
         self.blocks = blocks
         self.rows = rows
+        self.generic = generic
         self.like = like
 
     def gram(self) -> Tensor:
@@ -97,14 +106,16 @@ class Linearizer:
         served, generic = self._split(residuals, traced, rows)
         blocks: list[Block] = []
         if generic:
-            blocks += generic_blocks(residuals, generic, rows, traced.vectorisable)
+            blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
             blocks += _blocks([(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)], rows)
-        return Jacobian(blocks, rows, residuals.detach())
+        return Jacobian(blocks, rows, generic, residuals.detach())
 
-    def _split(self, residuals: Tensor, traced: Trace, rows: Rows) -> tuple[list[tuple[Use, Layout]], list[Tensor]]:
-        """The uses in which samples keep apart, with their layouts, and the parameters of all other uses."""
+    def _split(
+        self, residuals: Tensor, traced: Trace, rows: Rows
+    ) -> tuple[list[tuple[Use, Layout]], dict[Tensor, str]]:
+        """The uses in which samples keep apart, with layouts; the parameters of all other uses, with reasons."""
         key = (residuals.shape, traced.signature)
         certificate = self._certificates.get(key)
         if certificate is None:
@@ -114,11 +125,11 @@ class Linearizer:
                     self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
                 self._certificates[key] = certificate
         found = list(zip(traced.uses, certificate.layouts, strict=True))
-        mixed = {p: None for use, layout in found if layout is None for p in use.parameters}
+        mixed = {p: MIXED for use, layout in found if layout is None for p in use.parameters}
         served = [(use, layout) for use, layout in found if layout is not None]
         if mixed:
             served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
-        return served, [*traced.generic, *mixed]
+        return served, traced.generic | mixed
 
     @staticmethod
     def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows, vectorise: bool) -> list[Tensor]:

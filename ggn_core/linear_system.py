@@ -33,6 +33,10 @@ class LinearSystem(Protocol):
     def roots(self) -> Tensor | None:
         """√ω, (n·o,), or None without weights."""
 
+    @property
+    def generic(self) -> Mapping[Tensor, str]:
+        """The parameters that went through the generic rule, each with the reason."""
+
     def solve(self, rhs: Tensor, damping: float) -> Solution:
         """The v with (J Jᵀ + damping·I) v = rhs; nothing but this is repeated for another damping."""
 
@@ -63,6 +67,7 @@ class AssembledSystem:
 
     def __init__(self, jacobian: Jacobian, residuals: Tensor, roots: Tensor | None):
         self._jacobian = jacobian
+        self.generic = jacobian.generic
         self.roots = roots
         gram = jacobian.gram()
         self._precision = gram.dtype
@@ -121,6 +126,7 @@ class MatrixFreeSystem:
     ):
         self._operator = operator
         self._parameters = parameters
+        self.generic: Mapping[Tensor, str] = {}
         self.roots = roots
         self._settings = settings
         self._assemble = assemble

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import momentum as momentum_
+from .advice import Advice
 from .capture import named_trainable
 from .direction import Direction
 from .errors import NonFiniteError, ResidualsError, SettingError
@@ -101,6 +102,7 @@ class GGN(torch.optim.Optimizer):
         self.solver = solver
         self.search = search
         self.info: StepInfo | None = None
+        self._advise = Advice()
         self._read_settings = SettingsReader(settings)
         self._make_system = SystemMaker(solver)
 
@@ -129,6 +131,7 @@ class GGN(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
         super().__setstate__(state)
         self.info = None
+        self._advise = Advice()
         self._read_settings = SettingsReader(self.defaults)
         self._make_system = SystemMaker(self.solver)
 
@@ -179,7 +182,8 @@ class GGN(torch.optim.Optimizer):
         if settings.momentum:
             momentum_.update(self.state, self.param_groups, outcome.direction.parts if outcome.accepted else None)
         self._remember_solution(outcome.direction.solution)
-        self.info = _info(loss, gradient_norm, outcome)
+        self._advise(residuals, system.generic, parameters)
+        self.info = _info(loss, gradient_norm, outcome, tuple(parameters[p] for p in system.generic))
         return loss
 
     def _take(self, direction: Direction, settings: Settings) -> Outcome:
@@ -243,7 +247,7 @@ class GGN(torch.optim.Optimizer):
         }
 
 
-def _info(loss: Tensor, gradient_norm: Tensor, outcome: Outcome) -> StepInfo:
+def _info(loss: Tensor, gradient_norm: Tensor, outcome: Outcome, generic: tuple[str, ...]) -> StepInfo:
     direction, solution = outcome.direction, outcome.direction.solution
     return StepInfo(
         loss,
@@ -258,4 +262,5 @@ def _info(loss: Tensor, gradient_norm: Tensor, outcome: Outcome) -> StepInfo:
         solution.iterations,
         solution.relative_residual,
         solution.converged,
+        generic,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["Block", "Edges", "Layout", "Parameters", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
+__all__ = ["Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -148,8 +148,32 @@ class Use(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a block adds its share of the Gram matrix; for ``explain``.
+
+    Attributes:
+        rule: A few words.
+        why: The reason for this way rather than another.
+        flops: Of the Gram products, a multiply-add counted as two, over the lower triangle.
+        memory: Bytes kept for the update.
+    """
+
+    rule: str
+    why: str
+    flops: int
+    memory: int
+
+
 class Block(Protocol):
     """The columns of the Jacobian that belong to a few parameters, kept in a form that need not be dense."""
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters."""
+
+    def plan(self) -> Plan:
+        """What ``add_gram_`` does."""
 
     @property
     def dtype(self) -> torch.dtype:

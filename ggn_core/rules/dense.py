@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .base import Plan
 from .triangle import add_outer_
 
 __all__ = ["DenseBlock", "dense_blocks"]
@@ -32,6 +33,16 @@ class DenseBlock:
         self.matrices = [(rows[p], [p]) for p in parameters if p.numel() >= PACKED_ENTRIES]
         if small:
             self.matrices.append((torch.cat([rows[p] for p in small], 1), small))
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(p for _, parameters in self.matrices for p in parameters)
+
+    def plan(self) -> Plan:
+        entries = sum(matrix.shape[1] for matrix, _ in self.matrices)
+        total = self.rows[0] * self.rows[1]
+        memory = sum(matrix.nbytes for matrix, _ in self.matrices)
+        return Plan("explicit rows", "one gradient a sample and output, and their products", total**2 * entries, memory)
 
     @property
     def dtype(self) -> torch.dtype:

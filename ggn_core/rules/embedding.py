@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import Edges, Layout, Parameters, Plan, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "EmbeddingBlock", "EmbeddingUse"]
 
@@ -73,6 +73,15 @@ class EmbeddingBlock:
         self.weight = weight
         self.indices = indices
         self.cotangents = cotangents
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def plan(self) -> Plan:
+        o, n, t, d = self.cotangents.shape
+        why = f"{t} look-ups a sample meet where they look up the same row"
+        return Plan("look-ups", why, 2 * (o * n * t) ** 2 * d, self.cotangents.nbytes)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import Block, Layout, Rows
+from .base import Block, Layout, Plan, Rows
 from .dense import DenseBlock
 from .linear import LinearUse
 from .triangle import add_outer_, in_one_block, lower_blocks
@@ -40,8 +40,20 @@ class LinearBlock:
         self.rows = rows
 
     @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.left.dtype
+
+    @property
+    def memory(self) -> int:
+        """Bytes of what is not in the graph already: the cotangents."""
+        return max(self.left.nbytes, self.right.nbytes) if self.flipped else self.left.nbytes
+
+    def plan(self) -> Plan:
+        raise NotImplementedError
 
     def add_gram_(self, gram: Tensor) -> None:
         raise NotImplementedError
@@ -87,6 +99,10 @@ class LinearBlock:
 class VectorBlock(LinearBlock):
     """One position a sample: factors (o or 1, n, p) and (o or 1, n, d)."""
 
+    def plan(self) -> Plan:
+        flops = sum((len(side) * side.shape[1]) ** 2 * side.shape[2] for side in (self.left, self.right))
+        return Plan("product of two Grams", "one position a sample", flops, self.memory)
+
     def add_gram_(self, gram: Tensor) -> None:
         """The product, element by element, of two small Grams: (g_i · g_j)(a_i · a_j + 1), the 1 being the bias's."""
         _add_products_(gram, (self.left, self.left), (self.right, self.right), self.bias is not None)
@@ -94,6 +110,13 @@ class VectorBlock(LinearBlock):
 
 class SequenceBlock(LinearBlock):
     """Several positions a sample: factors (o or 1, n, T, p) and (o or 1, n, T, d)."""
+
+    def plan(self) -> Plan:
+        ghost, materialized = self._multiply_adds()
+        t = self.left.shape[2]
+        compared = f"{t} positions: {2 * ghost / 1e9:.3g} GFLOP as a ghost, {2 * materialized / 1e9:.3g} materialized"
+        rule = "ghost" if self._ghost_is_cheaper() else "materialized"
+        return Plan(rule, compared, 2 * min(ghost, materialized), self.memory)
 
     def add_gram_(self, gram: Tensor) -> None:
         if self._ghost_is_cheaper():
@@ -120,12 +143,16 @@ class SequenceBlock(LinearBlock):
             add_outer_(gram, self.left.sum(2).flatten(0, 1))
 
     def _ghost_is_cheaper(self) -> bool:
-        """Counts multiply-adds: T² pairs of positions, or one gradient a sample and the Gram of those."""
+        ghost, materialized = self._multiply_adds()
+        return ghost < materialized
+
+    def _multiply_adds(self) -> tuple[int, int]:
+        """Of both ways: T² pairs of positions, or one gradient a sample and the Gram of those; half of each Gram."""
         lead, n, t, p = self.left.shape
         d, o = self.right.shape[3], self.rows.outputs
-        ghost = t * t * ((lead * n) ** 2 * p + (self.right.shape[0] * n) ** 2 * d)
-        materialized = o * n * t * d * p + (o * n) ** 2 * d * p
-        return ghost < materialized
+        ghost = t * t * ((lead * n) ** 2 * p + (self.right.shape[0] * n) ** 2 * d) // 2
+        materialized = o * n * t * d * p + (o * n) ** 2 * d * p // 2
+        return ghost, materialized
 
 
 Pair = tuple[Tensor, Tensor]
