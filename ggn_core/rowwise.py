@@ -95,6 +95,8 @@ def _off_the_leading_axis(*names: str) -> Condition:
         dims: list[int] = []
         for name in names:
             value = saved(node, name)
+            if value is None:  # over everything
+                return False
             dims += value if isinstance(value, Sequence) else [value]
         # torch stores some negative dimensions as unsigned 64-bit numbers
         dims = [(dim - 2**64 if dim >= 2**63 else dim) for dim in dims]
@@ -102,6 +104,16 @@ def _off_the_leading_axis(*names: str) -> Condition:
         return bool(shape) and bool(dims) and 0 not in dims and shape[0] == out[0]
 
     return condition
+
+
+def _padding(node: Node, out: Shape, position: int, shape: Shape) -> bool:
+    """Padding is given for the last dimensions first, two numbers each."""
+    return len(saved(node, "pad")) < 2 * len(shape) or shape[0] == out[0]
+
+
+def _batches(dimensions: int, *positions: int) -> Condition:
+    """Products within the entries of the leading dimension, of tensors with so many dimensions."""
+    return lambda node, out, position, shape: position in positions and len(shape) == dimensions and shape[0] == out[0]
 
 
 def _permutation(node: Node, out: Shape, position: int, shape: Shape) -> bool:
@@ -124,9 +136,16 @@ def _numbered(condition: Condition, *names: str) -> dict[str, Condition]:
 ELEMENTWISE = (
     "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Pow", "Exp", "Log", "Sqrt", "Rsqrt", "Reciprocal", "Abs", "Sin", "Cos",
     "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu", "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh",
-    "Hardswish", "Clamp", "ClampMin", "ClampMax", "PreluKernel", "NativeDropout", "ToCopy", "Clone",
+    "Hardswish", "Hardsigmoid", "Celu", "Clamp", "ClampMin", "ClampMax", "Maximum", "Minimum", "Where", "MaskedFill",
+    "Lerp", "Addcmul", "PreluKernel", "NativeDropout", "ToCopy", "Clone", "Alias", "Expand",
 )  # fmt: skip
-BY_SAMPLE = ("Convolution", "NativeGroupNorm", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D")
+BY_SAMPLE = (
+    "Convolution", "NativeGroupNorm", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AvgPool2D", "AvgPool3D",
+    "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D",
+    "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "Im2Col",
+)  # fmt: skip
+REDUCTIONS = ("Cumsum", "Amax", "Amin", "Logsumexp", "Var", "Std", "LinalgVectorNorm", "Glu")
+ATTENTION = ("FlashAttentionForCpu", "FlashAttention", "EfficientAttention", "CudnnAttention")
 
 CONDITIONS: dict[str, Condition] = {
     **_numbered(_same_leading, *ELEMENTWISE),
@@ -134,7 +153,11 @@ CONDITIONS: dict[str, Condition] = {
     **_numbered(_view, "View", "UnsafeView", "ReshapeAlias"),
     **_numbered(_left_factor(0), "Mm"),
     **_numbered(_left_factor(1), "Addmm"),
-    **_numbered(_off_the_leading_axis("dim"), "Softmax", "LogSoftmax", "Cat", "Slice", "Select"),
+    **_numbered(_off_the_leading_axis("dim"), "Softmax", "LogSoftmax", "Cat", "Stack", "Slice", "Select", *REDUCTIONS),
+    **_numbered(_off_the_leading_axis("dims"), "Flip"),
+    **_numbered(_padding, "ConstantPadNd"),
+    **_numbered(_batches(3, 0, 1), "Bmm"),
+    **_numbered(_batches(4, 0, 1, 2), *(f"ScaledDotProduct{kernel}" for kernel in ATTENTION)),
     **_numbered(_off_the_leading_axis("dim0", "dim1"), "Transpose"),
     **_numbered(_permutation, "Permute"),
     **_numbered(_layer_norm, "NativeLayerNorm"),

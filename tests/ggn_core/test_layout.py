@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ggn_core import GGN, gram
@@ -137,6 +138,79 @@ def test_ordinary_networks_are_proved_once(make: Callable[[], nn.Module], inputs
     outputs = model(torch.randn(inputs))
     traced = trace(outputs, named_trainable(model))
     assert certify(outputs, traced.uses, as_rows(outputs)).lasting
+
+
+class _After(nn.Module):
+    """An operation between a layer and the residuals, on a tensor (n, 4, 6, 6)."""
+
+    def __init__(self, operation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.layer = nn.Conv2d(2, 4, 3, padding=1)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(self.layer(x)).flatten(1).square().sum(1)
+
+
+def _heads(z: Tensor) -> Tensor:
+    return z.flatten(2)  # (n, 4, 36)
+
+
+KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
+    "pad": lambda z: F.pad(z, (1, 0, 2, 0)),
+    "pad-channels": lambda z: F.pad(z[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),  # the shortcut of a CIFAR ResNet
+    "reflection": lambda z: F.pad(z, (1, 1, 1, 1), mode="reflect"),
+    "bmm": lambda z: torch.bmm(_heads(z), _heads(z).transpose(1, 2)),
+    "attention": lambda z: F.scaled_dot_product_attention(z, z.tanh(), z),
+    "expand": lambda z: z[:, :1].expand(z.shape) * z,
+    "stack": lambda z: torch.stack([z, z.sin()], 2),
+    "where": lambda z: torch.where(z > 0, z, z.square()),
+    "masked-fill": lambda z: z.masked_fill(z < 0, 0.5),
+    "maximum": lambda z: torch.maximum(z, -z),
+    "cumsum": lambda z: z.cumsum(2),
+    "amax": lambda z: z.amax((2, 3)),
+    "logsumexp": lambda z: z.logsumexp(1),
+    "var": lambda z: z.var((2, 3)),
+    "norm": lambda z: torch.linalg.vector_norm(z, dim=1),
+    "glu": lambda z: F.glu(z, 1),
+    "flip": lambda z: z.flip(2) * z,
+    "upsample": lambda z: F.interpolate(z, scale_factor=2),
+    "bilinear": lambda z: F.interpolate(z, scale_factor=2, mode="bilinear"),
+    "pixel-shuffle": lambda z: F.pixel_shuffle(z, 2),
+    "unfold": lambda z: F.unfold(z, 2),
+    "view-as": lambda z: z.view_as(z).sin(),
+}
+
+MIXING: dict[str, Callable[[Tensor], Tensor]] = {
+    "pad-samples": lambda z: F.pad(z, (0, 0, 0, 0, 0, 0, 1, 0))[:-1],  # each sample takes its neighbour's place
+    "expand-one": lambda z: z[:1].expand(z.shape) * z,
+    "stack-samples": lambda z: torch.stack([z, z.sin()], 0).transpose(0, 1).reshape(z.shape[0], -1).flip(0),
+    "cumsum-samples": lambda z: z.cumsum(0),
+    "flip-samples": lambda z: z.flip(0) * z,
+    "norm-of-all": lambda z: z / torch.linalg.vector_norm(z),
+    "attention-over-samples": lambda z: F.scaled_dot_product_attention(*(z.transpose(0, 2),) * 3).transpose(0, 2),
+    "bmm-over-samples": lambda z: torch.bmm(z.flatten(2).transpose(0, 1), z.flatten(2).permute(1, 2, 0)).mT,
+}
+
+
+def _check(operation: Callable[[Tensor], Tensor]) -> bool:
+    """Holds the Gram matrix to the dense one; whether the graph was proved."""
+    torch.manual_seed(0)
+    model, x = _After(operation).double(), torch.randn(4, 2, 6, 6).double()
+    expected = dense_gram(model, x)
+    assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
+    outputs = model(x)
+    return certify(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)).lasting
+
+
+@pytest.mark.parametrize("operation", KEEPING.values(), ids=KEEPING)
+def test_operations_that_keep_samples_apart_are_proved(operation: Callable[[Tensor], Tensor]) -> None:
+    assert _check(operation)
+
+
+@pytest.mark.parametrize("operation", MIXING.values(), ids=MIXING)
+def test_operations_that_mix_samples_are_not(operation: Callable[[Tensor], Tensor]) -> None:
+    assert not _check(operation)
 
 
 def test_what_cannot_be_proved_is_not_remembered() -> None:
