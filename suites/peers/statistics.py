@@ -1,0 +1,34 @@
+"""From seconds to ratios; from errors to verdicts."""
+
+from harness.analysis.statistics import Interval, paired_ratio
+
+from .record import Record, Row
+from .traps import FLOAT64
+
+__all__ = ["ratio", "rival_ratio", "wrong"]
+
+# Relative errors above which a result is wrong, not merely rounded: 1% in float32, where a step's rounding is amplified
+# by the condition of its linear system; what only float64 can reach where float64 was asked for.
+LIMIT, LIMIT_FLOAT64 = 1e-2, 1e-8
+
+
+def ratio(row: Row, rival: str = "sgd") -> Interval | None:
+    """The peer's seconds over the rival's: the median of the ratios of paired rounds, with its 95% interval."""
+    if rival not in row.seconds:
+        return None
+    return paired_ratio(row.seconds["peer"], row.seconds[rival])
+
+
+def rival_ratio(record: Record, workload: str, rival: str) -> Interval | None:
+    """A rival's seconds over SGD's, in the process of the first PyTorch step that was measured on the workload."""
+    for row in record.rows:
+        if row.workload == workload and {rival, "sgd"} <= row.seconds.keys():
+            return paired_ratio(row.seconds[rival], row.seconds["sgd"])
+    return None
+
+
+def wrong(row: Row) -> bool:
+    """Whether a value was returned that is not the truth; NaN is not."""
+    if row.error is None:
+        return False
+    return not row.error <= (LIMIT_FLOAT64 if row.workload == FLOAT64 else LIMIT)
