@@ -50,6 +50,8 @@ class Runner:
             answer = self._folder / "answer.json"
             answer.unlink(missing_ok=True)
             self._process([python, "-m", module, str(self._folder / "case.json"), str(answer)], budget.limit)
+            if not answer.exists():
+                raise _FailedError("its process left no answer")
             return read_row(answer)
         except _FailedError as error:
             return Row(peer, workload, quantity, reason=str(error))

@@ -21,7 +21,7 @@ from suites.peers import truth
 from suites.peers.__main__ import main
 from suites.peers.figure import draw
 from suites.peers.measure import QUICK, Budget, Memory, interleave
-from suites.peers.networks import WORKLOADS, ResNet, mlp
+from suites.peers.networks import WORKLOADS, mlp
 from suites.peers.peers import PEERS, RIVALS
 from suites.peers.record import Case, Record, Row, read, read_row, write, write_row
 from suites.peers.run import TITLES, Runner, run
@@ -79,7 +79,7 @@ def test_the_registry_names_every_peer_and_its_library() -> None:
 def test_a_peer_agrees_with_the_dense_truth(name: str) -> None:
     pytest.importorskip(LIBRARIES[name])
     torch.manual_seed(0)
-    model, inputs, targets = mlp(3, 5, 2).double(), torch.randn(4, 3).double(), torch.randn(4, 2).double()
+    model, inputs, targets = mlp(3, 8, 8, 2).double(), torch.randn(4, 3).double(), torch.randn(4, 2).double()
     gram = PEERS[name].gram(copy.deepcopy(model), inputs)
     trained = copy.deepcopy(model)
     step = PEERS[name].step(trained, inputs, targets, 0.5, 2.0)
@@ -99,7 +99,7 @@ def test_workloads_are_what_their_titles_say() -> None:
     sizes = {name: sum(p.numel() for p in workload.network().parameters()) for name, workload in WORKLOADS.items()}
     assert sizes["mlp-1"] == 785 * 1024 + 2 * 1025 * 1024 + 1025
     assert sizes["mlp-10"] == 785 * 512 + 513 * 512 + 513 * 10
-    convolutions = [m for m in ResNet(5, 1).modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in WORKLOADS["resnet-1"].network().modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) + 1 == 32  # layers with weights, the head among them
     assert sizes["resnet-10"] - sizes["resnet-1"] == 65 * 9
     for workload in WORKLOADS.values():
@@ -268,6 +268,7 @@ def test_a_runner_brings_an_answer_from_a_fresh_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "limit", "reason"),
     [
+        ("pass", 60, "its process left no answer"),
         ("raise SystemExit(3)", 60, "its process failed: no message"),
         ("1/0", 60, "its process failed: ZeroDivisionError: division by zero"),
         ("import os; os.kill(os.getpid(), 9)", 60, "its process was ended by SIGKILL, probably out of memory"),
@@ -401,7 +402,7 @@ def test_the_page_holds_every_row(record: Record) -> None:
     assert all(line.endswith(" |") for line in tables)
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.123, "1.12"), (11.23, "11.2"), (112.3, "112"), (1123.4, "1,123")])
+@pytest.mark.parametrize(("value", "text"), [(1.123, "1.12"), (99.43, "99.4"), (112.3, "112"), (1123.4, "1,123")])
 def test_numbers_have_three_digits_or_so(value: float, text: str) -> None:
     assert number(value) == text
 
@@ -423,6 +424,7 @@ def test_the_figure_tells_numbers_failures_and_wrong_results(record: Record, tmp
     assert (tmp_path / "peers.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_run_in_which_everything_failed_has_a_page_and_a_figure(record: Record, tmp_path: Path) -> None:
     record.rows = [Row("ours", "mlp-1", "gram", reason="x"), Row("sgd", "mlp-1", "step", reason="y")]
     record.exactness = []
