@@ -2,6 +2,7 @@
 
 import random
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 __all__ = ["FULL", "QUICK", "Budget", "Memory", "interleave"]
 
 SHORT = 1.0  # seconds; a longer call does not feel what ran before it
+REPEATS = 20  # of a short call in one round, at most
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,16 @@ def interleave(
     """Times every call once a round, in random order, so that what disturbs the machine disturbs all alike.
 
     A call shorter than a second is timed right after an untimed one of its own: in training, a step follows a step of
-    the same method and finds its own data in the caches, whoever else ran here before.
+    the same method and finds its own data in the caches, whoever else ran here before. Beside a much longer call it is
+    timed several times, for a tenth of that one's time at most, and the round keeps the median: few rounds are left.
 
     Returns:
         For each call its seconds, round by round: the same index is the same round.
     """
-    short = {name: _seconds(call, clock) < SHORT for name, call in calls.items()}  # warms up, too
+    for call in calls.values():
+        call()  # pays what is paid once
+    first = {name: _seconds(call, clock) for name, call in calls.items()}
+    repeats = {name: _repeats(seconds, max(first.values())) for name, seconds in first.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = random.Random(0)
     began = clock()
@@ -48,10 +54,14 @@ def interleave(
         if rounds >= budget.least and clock() - began > budget.seconds:
             break
         for name in order.sample(sorted(calls), len(calls)):
-            if short[name]:
+            if first[name] < SHORT:
                 calls[name]()
-            seconds[name].append(_seconds(calls[name], clock))
+            seconds[name].append(statistics.median(_seconds(calls[name], clock) for _ in range(repeats[name])))
     return seconds
+
+
+def _repeats(seconds: float, longest: float) -> int:
+    return max(1, min(REPEATS, int(longest / 10 / max(seconds, 1e-9))))
 
 
 def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:

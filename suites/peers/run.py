@@ -1,6 +1,7 @@
 """Runs the cases, each in a process of its own, and keeps a row of every one, whatever became of it."""
 
 import datetime
+import os
 import signal
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def run(
     """Measures the peers on the workloads, then on the traps; ``report`` and ``save`` hear of every new row."""
     facts = environment() | {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "load": os.getloadavg()[0],
         "threads": THREADS,
         "damping": DAMPING,
         "seconds a case": budget.seconds,

@@ -5,7 +5,7 @@ from harness.analysis.statistics import Interval, paired_ratio
 from .record import Record, Row
 from .traps import FLOAT64
 
-__all__ = ["ratio", "rival_ratio", "wrong"]
+__all__ = ["beside", "ratio", "rival_ratio", "wrong"]
 
 # Relative errors above which a result is wrong, not merely rounded: 1% in float32, where a step's rounding is amplified
 # by the condition of its linear system; what only float64 can reach where float64 was asked for.
@@ -20,11 +20,15 @@ def ratio(row: Row, rival: str = "sgd") -> Interval | None:
 
 
 def rival_ratio(record: Record, workload: str, rival: str) -> Interval | None:
-    """A rival's seconds over SGD's, in the process of the first PyTorch step that was measured on the workload."""
-    for row in record.rows:
-        if row.workload == workload and {rival, "sgd"} <= row.seconds.keys():
-            return paired_ratio(row.seconds[rival], row.seconds["sgd"])
-    return None
+    """A rival's seconds over SGD's."""
+    row = beside(record, workload, rival)
+    return paired_ratio(row.seconds[rival], row.seconds["sgd"]) if row else None
+
+
+def beside(record: Record, workload: str, rival: str) -> Row | None:
+    """The row beside which a rival is shown: that of the first PyTorch step that was measured on the workload."""
+    steps = (row for row in record.rows if (row.workload, row.quantity) == (workload, "step"))
+    return next((row for row in steps if {rival, "sgd"} <= row.seconds.keys()), None)
 
 
 def wrong(row: Row) -> bool:

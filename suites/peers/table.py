@@ -1,13 +1,16 @@
 """The Markdown page of a run."""
 
+import statistics
+
 from harness.analysis.statistics import Interval
 
 from .networks import GROUPS
 from .record import Record, Row
-from .statistics import LIMIT, LIMIT_FLOAT64, ratio, rival_ratio, wrong
+from .statistics import LIMIT, LIMIT_FLOAT64, beside, ratio, rival_ratio, wrong
 
 __all__ = ["markdown", "number"]
 
+BUSY = 0.5  # running programs, on average over the minute before
 QUANTITIES = {"gram": "Gram", "step": "step"}
 
 
@@ -34,7 +37,18 @@ def _provenance(record: Record) -> str:
     return (
         f"Written by `make peers` on {facts['date']}, commit {commit}: {facts['cpu']}, {facts['cores']} cores, "
         f"{facts['threads']} threads, {facts['memory_gib']} GiB, {facts['system']}, Python {facts['python']}, "
-        f"torch {facts['torch']}, float32.\n\nVersions: {versions}."
+        f"torch {facts['torch']}, float32.\n\nVersions: {versions}.{_busy(record)}"
+    )
+
+
+def _busy(record: Record) -> str:
+    """A warning where the machine was not left alone: short steps on several threads suffer far more than long ones."""
+    load, cores = float(record.facts["load"] or 0), record.facts["cores"]
+    if load < BUSY:
+        return ""
+    return (
+        f"\n\n**Other programs were using the machine, load {load:.1f} on {cores} cores when the run began: ratios are "
+        "rough.**"
     )
 
 
@@ -69,35 +83,33 @@ def _summary(record: Record) -> str:
 
 
 def _workload(record: Record, name: str, title: str) -> str:
-    lines = [
-        f"## {title}",
-        "",
-        _cells("", "", "× SGD", "× Adam", "× fused Adam", "relative error", "peak MiB", "pairs"),
-        _rule(7),
-    ]
+    heads = ("", "", "ms", "× SGD", "× Adam", "× fused Adam", "relative error", "peak MiB", "pairs")
+    lines = [f"## {title}", "", _cells(*heads), _rule(len(heads) - 1)]
     for rival, rival_title in record.titles["rivals"].items():
-        memory = _row(record, rival, name, "step")
-        interval = Interval(1.0, 1.0, 1.0, 0) if rival == "sgd" else rival_ratio(record, name, rival)
+        memory, row = _row(record, rival, name, "step"), beside(record, name, rival)
         peak = f"{memory.peak_mib:,.0f}" if memory and memory.peak_mib is not None else ""
-        shown = "1" if rival == "sgd" else _interval(interval)
-        pairs = str(interval.size) if interval and interval.size else ""
-        lines.append(_cells(rival_title, "step", shown, "", "", "", peak, pairs))
+        interval = rival_ratio(record, name, rival)
+        shown, pairs = ("1", "") if rival == "sgd" else (_interval(interval), str(interval.size) if interval else "")
+        lines.append(_cells(rival_title, "step", _milliseconds(row, rival), shown, "", "", "", peak, pairs))
     for peer in record.versions:
         for quantity, quantity_title in QUANTITIES.items():
             row = _row(record, peer, name, quantity)
-            if row is None:
-                continue
-            lines.append(_cells(record.titles["peers"][peer], quantity_title, *_measurements(row)))
+            if row is not None:
+                lines.append(_cells(record.titles["peers"][peer], quantity_title, *_measurements(row)))
     return "\n".join(lines)
 
 
 def _measurements(row: Row) -> list[str]:
     if not row.seconds:
-        return [_reason(row), "", "", "", "", ""]
+        return [_plain(row.reason), "", "", "", "", "", ""]
     ratios = [ratio(row, rival) for rival in ("sgd", "adam", "adam-fused")]
     pairs = ratios[0].size if ratios[0] else 0
-    peak = _reason(row) if row.peak_mib is None else f"{row.peak_mib:,.0f}"
-    return [*(_interval(r) for r in ratios), _error(row), peak, str(pairs)]
+    peak = _plain(row.reason) if row.peak_mib is None else f"{row.peak_mib:,.0f}"
+    return [_milliseconds(row, "peer"), *(_interval(r) for r in ratios), _error(row), peak, str(pairs)]
+
+
+def _milliseconds(row: Row | None, who: str) -> str:
+    return number(1e3 * statistics.median(row.seconds[who])) if row else ""
 
 
 def _exactness(record: Record) -> str:
@@ -133,8 +145,9 @@ NOTES = """\
 ## How it is measured
 
 - Each case runs in a process of its own: the peer, SGD, Adam and fused Adam take turns in random order, and each timed
-  call follows an untimed one of its own, unless it lasts more than a second. A ratio is the median over the rounds of
-  the peer's seconds over the rival's in the same round [95% bootstrap interval].
+  call follows an untimed one of its own, unless it lasts more than a second. Beside a much longer call, short ones are
+  timed up to 20 times a round and their median counts. A ratio is the median over the rounds of the peer's seconds over
+  the rival's in the same round [95% bootstrap interval].
 - Every step uses the same damping, {damping:g} on the diagonal of the Gram matrix, after each library's own scale:
   torch-levenberg-marquardt divides by the batch size, somax by the number of residuals.
 - The error of a Gram matrix is its relative distance from the dense Jacobian's in float64, in the Frobenius norm; that
@@ -171,10 +184,6 @@ def _error(row: Row) -> str:
         return ""
     text = f"{row.error:.2g}" if row.error > 1e-3 else f"{row.error:.0e}"
     return f"**{text}**" if wrong(row) else text
-
-
-def _reason(row: Row) -> str:
-    return _plain(row.reason) if row.reason else ""
 
 
 def _plain(reason: str | None) -> str:
