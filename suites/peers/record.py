@@ -8,6 +8,7 @@ from pathlib import Path
 from .measure import Budget
 
 __all__ = [
+    "SOMAX",
     "Case",
     "Record",
     "Row",
@@ -19,6 +20,9 @@ __all__ = [
     "write_case",
     "write_row",
 ]
+
+
+SOMAX = "somax"  # the one peer that does not run on PyTorch
 
 
 @dataclass(frozen=True)

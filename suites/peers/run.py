@@ -13,7 +13,7 @@ from harness.environment import environment
 from .measure import Budget
 from .networks import WORKLOADS
 from .peers import PEERS, RIVALS, installed_version
-from .record import Case, Record, Row, read_row, write_case
+from .record import SOMAX, Case, Record, Row, read_row, write_case
 from .traps import TRAPS
 from .truth import DAMPING
 from .worker import THREADS
@@ -21,7 +21,6 @@ from .worker import THREADS
 __all__ = ["TITLES", "Runner", "run"]
 
 ROOT = Path(__file__).resolve().parents[2]
-SOMAX = "somax"
 
 TITLES = {
     "peers": {name: peer.title for name, peer in PEERS.items()} | {SOMAX: "somax (JAX)"},

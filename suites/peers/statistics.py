@@ -2,7 +2,7 @@
 
 from harness.analysis.statistics import Interval, paired_ratio
 
-from .record import Record, Row
+from .record import SOMAX, Record, Row
 from .traps import FLOAT64
 
 __all__ = ["beside", "ratio", "rival_ratio", "wrong"]
@@ -27,7 +27,7 @@ def rival_ratio(record: Record, workload: str, rival: str) -> Interval | None:
 
 def beside(record: Record, workload: str, rival: str) -> Row | None:
     """The row beside which a rival is shown: that of the first PyTorch step that was measured on the workload."""
-    steps = (row for row in record.rows if (row.workload, row.quantity) == (workload, "step"))
+    steps = (r for r in record.rows if (r.workload, r.quantity) == (workload, "step") and r.peer != SOMAX)
     return next((row for row in steps if {rival, "sgd"} <= row.seconds.keys()), None)
 
 

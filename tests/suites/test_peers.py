@@ -199,6 +199,9 @@ def test_a_rivals_ratio_comes_from_its_own_pairs() -> None:
     assert interval is not None
     assert interval.median == 1.5
     assert rival_ratio(Record({}, {}, {}, [slow], []), "mlp-10", "adam") is None
+    assert rival_ratio(Record({}, {}, {}, [slow], []), "mlp-1", "adam-fused") is None
+    in_jax = Row("somax", "mlp-1", "step", seconds=slow.seconds)
+    assert rival_ratio(Record({}, {}, {}, [in_jax], []), "mlp-1", "adam") is None
 
 
 @pytest.mark.parametrize(
