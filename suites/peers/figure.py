@@ -39,7 +39,7 @@ def draw(record: Record, stem: Path) -> None:
     figure = plt.figure(figsize=(11, 2.9 * rows + 3.0), layout="constrained")
     grid = figure.add_gridspec(rows + 1, 2, height_ratios=[1.0] * rows + [0.85], hspace=0.06, wspace=0.03)
     first: Axes | None = None
-    limits = (0.5 * min([1.0, *frame["low"]]), 6 * max([10.0, *frame["high"]]))  # room for the numbers
+    limits = (0.25 * min([1.0, *frame["low"]]), 6 * max([10.0, *frame["high"]]))  # room for the numbers
     for place, workload in enumerate(workloads):
         panel = figure.add_subplot(grid[place // 2, place % 2], sharex=first)
         panel.set_xscale("log")
