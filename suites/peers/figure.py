@@ -36,8 +36,9 @@ def draw(record: Record, stem: Path) -> None:
     workloads = [name for name in record.titles["workloads"] if any(row.workload == name for row in record.rows)]
     frame = _frame(record)
     rows = (len(workloads) + 1) // 2
-    figure = plt.figure(figsize=(11, 2.9 * rows + 3.0), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, 2, height_ratios=[1.0] * rows + [0.85], hspace=0.06, wspace=0.03)
+    heights = [2.9] * rows + [2.5] * bool(record.exactness)
+    figure = plt.figure(figsize=(11, sum(heights) + 0.5), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, hspace=0.06, wspace=0.03)
     first: Axes | None = None
     limits = (0.25 * min([1.0, *frame["low"]]), 6 * max([10.0, *frame["high"]]))  # room for the numbers
     for place, workload in enumerate(workloads):
@@ -46,7 +47,8 @@ def draw(record: Record, stem: Path) -> None:
         panel.set_xlim(limits)
         first = first or panel
         _panel(panel, record, frame[frame["workload"] == workload], workload, labelled=place % 2 == 0)
-    _exactness(figure.add_subplot(grid[rows, :]), record)
+    if record.exactness:
+        _exactness(figure.add_subplot(grid[rows, :]), record)
     _legend(figure)
     for suffix in (".svg", ".png"):
         figure.savefig(stem.with_suffix(suffix), dpi=160, bbox_inches="tight")
@@ -150,7 +152,7 @@ def _exactness(panel: Axes, record: Record) -> None:
         text, face, ink = _verdict(row)
         panel.add_patch(Rectangle((x - 0.47, y - 0.42), 0.94, 0.84, facecolor=face, linewidth=0))
         panel.annotate(text, (x, y), ha="center", va="center", fontsize=8.5, color=ink)
-    panel.set_xlim(-0.5, max(len(traps), 1) - 0.5)
+    panel.set_xlim(-0.5, len(traps) - 0.5)
     panel.set_ylim(len(peers) - 0.5, -0.5)
     panel.set_xticks(range(len(traps)), [_wrapped(trap) for trap in traps])
     panel.set_yticks(range(len(peers)), [record.titles["peers"][peer] for peer in peers])

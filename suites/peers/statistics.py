@@ -5,7 +5,7 @@ from harness.analysis.statistics import Interval, paired_ratio
 from .record import SOMAX, Record, Row
 from .traps import FLOAT64
 
-__all__ = ["beside", "ratio", "rival_ratio", "wrong"]
+__all__ = ["beside", "least_ratio", "ratio", "rival_ratio", "wrong"]
 
 # Relative errors above which a result is wrong, not merely rounded: 1% in float32, where a step's rounding is amplified
 # by the condition of its linear system; what only float64 can reach where float64 was asked for.
@@ -17,6 +17,11 @@ def ratio(row: Row, rival: str = "sgd") -> Interval | None:
     if rival not in row.seconds:
         return None
     return paired_ratio(row.seconds["peer"], row.seconds[rival])
+
+
+def least_ratio(row: Row) -> float | None:
+    """The peer's least seconds over SGD's least: what is left where other programs disturbed most rounds."""
+    return min(row.seconds["peer"]) / min(row.seconds["sgd"]) if row.seconds else None
 
 
 def rival_ratio(record: Record, workload: str, rival: str) -> Interval | None:

@@ -6,7 +6,7 @@ from harness.analysis.statistics import Interval
 
 from .networks import GROUPS
 from .record import Record, Row
-from .statistics import LIMIT, LIMIT_FLOAT64, beside, ratio, rival_ratio, wrong
+from .statistics import LIMIT, LIMIT_FLOAT64, beside, least_ratio, ratio, rival_ratio, wrong
 
 __all__ = ["markdown", "number"]
 
@@ -83,14 +83,14 @@ def _summary(record: Record) -> str:
 
 
 def _workload(record: Record, name: str, title: str) -> str:
-    heads = ("", "", "ms", "× SGD", "× Adam", "× fused Adam", "relative error", "peak MiB", "pairs")
+    heads = ("", "", "ms", "× SGD", "of minima", "× Adam", "× fused Adam", "relative error", "peak MiB", "pairs")
     lines = [f"## {title}", "", _cells(*heads), _rule(len(heads) - 1)]
     for rival, rival_title in record.titles["rivals"].items():
         memory, row = _row(record, rival, name, "step"), beside(record, name, rival)
         peak = f"{memory.peak_mib:,.0f}" if memory and memory.peak_mib is not None else ""
         interval = rival_ratio(record, name, rival)
         shown, pairs = ("1", "") if rival == "sgd" else (_interval(interval), str(interval.size) if interval else "")
-        lines.append(_cells(rival_title, "step", _milliseconds(row, rival), shown, "", "", "", peak, pairs))
+        lines.append(_cells(rival_title, "step", _milliseconds(row, rival), shown, "", "", "", "", peak, pairs))
     for peer in record.versions:
         for quantity, quantity_title in QUANTITIES.items():
             row = _row(record, peer, name, quantity)
@@ -101,11 +101,14 @@ def _workload(record: Record, name: str, title: str) -> str:
 
 def _measurements(row: Row) -> list[str]:
     if not row.seconds:
-        return [_plain(row.reason), "", "", "", "", "", ""]
+        return [_plain(row.reason), "", "", "", "", "", "", ""]
     ratios = [ratio(row, rival) for rival in ("sgd", "adam", "adam-fused")]
     pairs = ratios[0].size if ratios[0] else 0
     peak = _plain(row.reason) if row.peak_mib is None else f"{row.peak_mib:,.0f}"
-    return [_milliseconds(row, "peer"), *(_interval(r) for r in ratios), _error(row), peak, str(pairs)]
+    shown = [_interval(r) for r in ratios]
+    least = least_ratio(row)
+    shown.insert(1, number(least) if least is not None else "")
+    return [_milliseconds(row, "peer"), *shown, _error(row), peak, str(pairs)]
 
 
 def _milliseconds(row: Row | None, who: str) -> str:
@@ -147,7 +150,7 @@ NOTES = """\
 - Each case runs in a process of its own: the peer, SGD, Adam and fused Adam take turns in random order, and each timed
   call follows an untimed one of its own, unless it lasts more than a second. Beside a much longer call, short ones are
   timed up to 20 times a round and their median counts. A ratio is the median over the rounds of the peer's seconds over
-  the rival's in the same round [95% bootstrap interval].
+  the rival's in the same round [95% bootstrap interval]; "of minima" is the peer's least seconds over SGD's least.
 - Every step uses the same damping, {damping:g} on the diagonal of the Gram matrix, after each library's own scale:
   torch-levenberg-marquardt divides by the batch size, somax by the number of residuals.
 - The error of a Gram matrix is its relative distance from the dense Jacobian's in float64, in the Frobenius norm; that

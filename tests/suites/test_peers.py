@@ -25,7 +25,7 @@ from suites.peers.networks import WORKLOADS, mlp
 from suites.peers.peers import PEERS, RIVALS
 from suites.peers.record import Case, Record, Row, read, read_row, write, write_row
 from suites.peers.run import TITLES, Runner, run
-from suites.peers.statistics import ratio, rival_ratio, wrong
+from suites.peers.statistics import least_ratio, ratio, rival_ratio, wrong
 from suites.peers.table import markdown, number
 from suites.peers.traps import FLOAT64, TRAPS
 from suites.peers.worker import answer
@@ -191,6 +191,12 @@ def test_the_budget_ends_the_rounds(seconds: float, rounds: int) -> None:
     budget = Budget(seconds=seconds, least=5, most=20, limit=1)
     result = interleave({"peer": clock.call("p", lambda: 1.0)}, budget, clock)
     assert result == {"peer": [1.0] * rounds}
+
+
+def test_minima_are_left_where_most_rounds_were_disturbed() -> None:
+    seconds = {"peer": [9.0, 3.0, 7.0], "sgd": [5.0, 8.0, 2.0]}
+    assert least_ratio(Row("ours", "mlp-1", "gram", seconds=seconds)) == 1.5
+    assert least_ratio(Row("ours", "mlp-1", "gram")) is None
 
 
 def test_a_rivals_ratio_comes_from_its_own_pairs() -> None:
@@ -401,14 +407,14 @@ def test_the_page_holds_every_row(record: Record) -> None:
     assert "| TorchJD | 1,234 / 2,345 |" in lines
     assert "| somax (JAX) | – / failed |" in lines
     assert "| Adam | 1.25 |" in lines
-    ours = "| ggn_core (ours) | step | 12.3 | 1.12 [1.12, 1.12] | 0.90 [0.90, 0.90] |  | 1e-06 | 12 | 3 |"
+    ours = "| ggn_core (ours) | step | 12.3 | 1.12 [1.12, 1.12] | 1.12 | 0.90 [0.90, 0.90] |  | 1e-06 | 12 | 3 |"
     assert ours in lines
-    assert "| SGD | step | 11.0 | 1 |  |  |  | 21 |  |" in lines
-    assert "| Adam | step | 13.7 | 1.25 [1.25, 1.25] |  |  |  |  | 3 |" in lines
+    assert "| SGD | step | 11.0 | 1 |  |  |  |  | 21 |  |" in lines
+    assert "| Adam | step | 13.7 | 1.25 [1.25, 1.25] |  |  |  |  |  | 3 |" in lines
     assert "**0.5**" in page  # silently wrong
     assert "RuntimeError: a / b" in page  # its cell does not end early
-    assert "| somax (JAX) | step | no answer within 900 s |  |  |  |  |  |  |" in lines
-    assert "| somax (JAX) | Gram | not offered |  |  |  |  |  |  |" in lines
+    assert "| somax (JAX) | step | no answer within 900 s |  |  |  |  |  |  |  |" in lines
+    assert "| somax (JAX) | Gram | not offered |  |  |  |  |  |  |  |" in lines
     assert "| tied Linears | 7e-08 | **0.063** | error |" in lines
     assert "- tied Linears, somax (JAX): ValueError: no" in lines
     assert "2026-01-01, commit 0123456789ab: a CPU" in page
@@ -450,8 +456,11 @@ def test_the_figure_tells_numbers_failures_and_wrong_results(record: Record, tmp
 def test_a_run_in_which_everything_failed_has_a_page_and_a_figure(record: Record, tmp_path: Path) -> None:
     record.rows = [Row("ours", "mlp-1", "gram", reason="x"), Row("sgd", "mlp-1", "step", reason="y")]
     record.exactness = []
-    draw(record, tmp_path / "peers")
-    assert (tmp_path / "peers.svg").exists()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(record, tmp_path / "peers")
+    svg = (tmp_path / "peers.svg").read_text()
+    assert "Gram matrix: x<" in svg
+    assert "Exactness" not in svg  # nothing to show
     assert "| ggn_core (ours) | failed / – |" in markdown(record).splitlines()
 
 
