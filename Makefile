@@ -3,6 +3,7 @@
 # make ui          MLflow's page on 127.0.0.1
 # make lint        style and types
 # make bench       the asv benchmarks, quickly, on this checkout
+# make peers       Gram and step beside other libraries, about an hour; OPTIONS=--quick for a look
 # make env         only the environment; every target makes it when needed
 # make lock        write requirements.lock anew from pyproject.toml
 
@@ -11,9 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 5000
+PEERS := .venv-peers
+JAX := .venv-jax
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-slow ui lint bench lock clean
+.PHONY: help env reproduce test test-slow ui lint bench peers lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -51,6 +54,22 @@ bench: env
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --quick --show-stderr -E existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
 
+peers: $(PEERS)/.installed $(JAX)/.installed
+	$(PEERS)/bin/python -m suites.peers --jax $(JAX)/bin/python $(OPTIONS)
+
+# Sees the packages of .venv through a .pth file, torch among them. --no-deps: some peers would bring another torch.
+$(PEERS)/.installed: $(INSTALLED) suites/peers/requirements.txt
+	$(BIN)/python -m venv --clear $(PEERS)
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(BIN)/python -c "$$packages" > "$$($(PEERS)/bin/python -c "$$packages")/venv.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r suites/peers/requirements.txt
+	@touch $@
+
+$(JAX)/.installed: $(INSTALLED) suites/peers/requirements-jax.txt
+	$(BIN)/python -m venv --clear $(JAX)
+	$(JAX)/bin/python -m pip install --quiet --disable-pip-version-check -r suites/peers/requirements-jax.txt
+	@touch $@
+
 # A throw-away environment, so that only what pyproject.toml asks for gets in. torch is pinned first: an open range
 # would fetch a CUDA build of several GB on Linux; its local version (+cpu) is not part of the lock.
 lock:
@@ -61,4 +80,4 @@ lock:
 	rm -rf .lock-env build *.egg-info
 
 clean:
-	rm -rf $(VENV) .lock-env build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(JAX) .lock-env build *.egg-info

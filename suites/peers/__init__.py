@@ -1,0 +1,1 @@
+"""Gram matrix and step beside those of other libraries: `make peers`."""

@@ -1,0 +1,103 @@
+"""The four workloads on which every peer is measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WORKLOADS", "Workload"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and a batch, always the same.
+
+    Attributes:
+        title: Shown in tables and figures.
+        network: Makes the network.
+        inputs: Shape of the inputs, batch first.
+        outputs: Values a sample.
+        tiny: The same kind of network and batch, small: what a process pays only once is paid on it.
+        independent: Samples do not see each other.
+    """
+
+    title: str
+    network: Callable[[], nn.Module]
+    inputs: tuple[int, ...]
+    outputs: int
+    tiny: "Workload | None" = None
+    independent: bool = True
+
+    def load(self) -> tuple[nn.Module, Tensor, Tensor]:
+        """The network, inputs of shape ``inputs`` and targets of shape (n, o), in float32."""
+        torch.manual_seed(0)
+        return self.network(), torch.randn(self.inputs), torch.randn(self.inputs[0], self.outputs)
+
+
+def mlp(*widths: int) -> nn.Module:
+    """A ReLU network in torch's default initialization."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+GROUPS = 8  # of GroupNorm, which replaces BatchNorm: samples must not see each other
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions around a shortcut without parameters (He et al. 2016, option A)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(GROUPS, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(GROUPS, channels)
+        self.stride, self.new_channels = stride, channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        padded = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        output: Tensor = (h + padded).relu()
+        return output
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of 6·``depth`` + 2 layers (He et al. 2016, arXiv 1512.03385) with GroupNorm."""
+
+    def __init__(self, depth: int, outputs: int):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, 16)
+        blocks = [Block(16, 16, 1) for _ in range(depth)]
+        for channels in (32, 64):
+            blocks += [Block(channels // 2, channels, 2), *(Block(channels, channels, 1) for _ in range(depth - 1))]
+        self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(64, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.blocks(self.norm(self.conv(x)).relu())
+        logits: Tensor = self.head(h.mean((2, 3)))
+        return logits
+
+
+def _mlp(title: str, widths: tuple[int, ...], batch: int) -> Workload:
+    small = (4, 8, widths[-1])
+    tiny = Workload("tiny", lambda: mlp(*small), (2, 4), widths[-1])
+    return Workload(title, lambda: mlp(*widths), (batch, widths[0]), widths[-1], tiny)
+
+
+def _resnet(outputs: int, batch: int) -> Workload:
+    title = f"ResNet-32, {outputs} output{'s' * (outputs > 1)}, batch {batch}"
+    tiny = Workload("tiny", lambda: ResNet(1, outputs), (2, 3, 8, 8), outputs)
+    return Workload(title, lambda: ResNet(5, outputs), (batch, 3, 32, 32), outputs, tiny)
+
+
+WORKLOADS = {
+    "mlp-1": _mlp("MLP 784-1024³-1, batch 128", (784, 1024, 1024, 1024, 1), 128),
+    "mlp-10": _mlp("MLP 784-512²-10, batch 64", (784, 512, 512, 10), 64),
+    "resnet-1": _resnet(1, 32),
+    "resnet-10": _resnet(10, 8),
+}
