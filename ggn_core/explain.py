@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .capture import something_to_train
 from .jacobian import Linearizer
 from .model import call
+from .settings import ROW_MEMORY_GIB
 
 __all__ = ["Explanation", "Share", "explain"]
 
@@ -66,7 +67,7 @@ class Explanation:
         return "\n".join(line.rstrip() for line in (title, *table))
 
 
-def explain(model: nn.Module, inputs: object) -> Explanation:
+def explain(model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY_GIB) -> Explanation:
     """Says which rule serves which parameters of a model on a batch, why, and at what cost.
 
     It goes as far as a step does before the Gram matrix is summed up, and costs as much.
@@ -74,6 +75,7 @@ def explain(model: nn.Module, inputs: object) -> Explanation:
     Args:
         model: Any module that returns a tensor of shape (n, ...): n samples.
         inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
+        row_memory_gib: As for GGN.
 
     Raises:
         GGNError: As ``gram`` does.
@@ -82,7 +84,7 @@ def explain(model: nn.Module, inputs: object) -> Explanation:
     with torch.enable_grad():
         outputs = call(model, inputs)
     with torch.no_grad():
-        jacobian = Linearizer()(outputs, names)
+        jacobian = Linearizer(row_memory_gib * 2**30)(outputs, names)
     rows = jacobian.rows
     shares = []
     for block in jacobian.blocks:

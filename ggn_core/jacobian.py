@@ -1,7 +1,9 @@
 """The Jacobian of a batch of residuals: blocks that know their Gram matrix and their transpose, never formed."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.generic import generic_blocks
 from .rules.linear import LinearUse
+from .rules.recomputed import RecomputedBlock
 from .rules.triangle import mirrored
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
@@ -72,8 +75,14 @@ class Jacobian:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
         weights = self._output_major(v)
         by_dtype = {dtype: weights.to(dtype) for dtype in {block.dtype for block in self.blocks}}
+        # What is formed anew reads the graph, in which a parameter may be a layer's input: so before any is changed.
+        late = [block for block in self.blocks if isinstance(block, RecomputedBlock)]
+        parts = [part for block in late for part in block.transposed(by_dtype[block.dtype])]
         for block in self.blocks:
-            block.add_transposed_(by_dtype[block.dtype], alpha)
+            if not isinstance(block, RecomputedBlock):
+                block.add_transposed_(by_dtype[block.dtype], alpha)
+        for parameter, part in parts:
+            parameter.add_(part, alpha=alpha)
 
     def _output_major(self, v: Tensor) -> Tensor:
         return v.view(self.rows.samples, self.rows.outputs).T.contiguous()  # (n·o,) -> (o, n)
@@ -84,9 +93,13 @@ class Linearizer:
 
     The memory is keyed by the graph's signature, so a change of model, of mode or of batch size is looked at anew; a
     graph about which nothing could be proved is tested at every step.
+
+    Args:
+        keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_bytes: float = math.inf) -> None:
+        self._keep_bytes = keep_bytes
         self._certificates: dict[object, Certificate] = {}
 
     def __call__(self, residuals: Tensor, parameters: dict[Tensor, str]) -> Jacobian:
@@ -109,7 +122,8 @@ class Linearizer:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            blocks += _blocks([(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)], rows)
+            seen = [(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)]
+            blocks += _blocks(seen, rows, self._keep_bytes)
         return Jacobian(blocks, rows, generic, residuals.detach())
 
     def _split(
@@ -145,7 +159,7 @@ class Linearizer:
         return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
 
 
-def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:
+def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows, keep_bytes: float) -> list[Block]:
     """Gives each parameter the most economical block that all of its uses allow."""
     kinds: dict[Tensor, set[type]] = {}
     for use, _, _ in served:
@@ -160,9 +174,21 @@ def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Bl
     for table in looked_up:
         look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
         made.append(embedding.block(table, look_ups))
-    if dense:
-        made += dense_blocks(dense, [_summed_rows(p, served) for p in dense])
+    kept, formed_anew = _within(dense, rows, keep_bytes)
+    if kept:
+        made += dense_blocks(kept, [_summed_rows(p, served) for p in kept])
+    made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows.total) for p in formed_anew]
     return made
+
+
+def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters whose rows may be kept, the smallest first, and the others; each in the order given."""
+    kept, used = set(), 0
+    for parameter in sorted(parameters, key=lambda p: p.nbytes):
+        used += rows.total * parameter.nbytes
+        if used <= keep_bytes:
+            kept.add(parameter)
+    return [p for p in parameters if p in kept], [p for p in parameters if p not in kept]
 
 
 def _summed_rows(parameter: Tensor, served: Sequence[tuple[Use, Tensor, Layout]]) -> Tensor:

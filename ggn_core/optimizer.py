@@ -16,7 +16,7 @@ from .errors import NonFiniteError, ResidualsError, SettingError
 from .evaluation import Evaluations, Start
 from .info import StepInfo
 from .search import Outcome, Search
-from .settings import Settings, SettingsReader, check
+from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .solve import Solution
 from .solver import Solver, SystemMaker
 from .weights import mean_square
@@ -55,6 +55,9 @@ class GGN(torch.optim.Optimizer):
         search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
             the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
             step in full.
+        row_memory_gib: What may be kept, from Gram to update, of the explicit rows that convolutions and normalization
+            layers have: n·o for each weight. Beyond, rows are formed twice, and only those of one weight exist at a
+            time; the smallest weights' rows are kept first.
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.
@@ -80,6 +83,7 @@ class GGN(torch.optim.Optimizer):
         max_step_norm: float | None = None,
         solver: Solver = "auto",
         search: Search | None = None,
+        row_memory_gib: float = ROW_MEMORY_GIB,
     ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
@@ -101,10 +105,11 @@ class GGN(torch.optim.Optimizer):
         self.model = model
         self.solver = solver
         self.search = search
+        self.row_memory_gib = row_memory_gib
         self.info: StepInfo | None = None
         self._advise = Advice()
         self._read_settings = SettingsReader(settings)
-        self._make_system = SystemMaker(solver)
+        self._make_system = SystemMaker(solver, row_memory_gib)
 
     @classmethod
     def from_paper(cls, model: nn.Module, *, lam: float, alpha: float, **settings: Any) -> "GGN":
@@ -126,14 +131,20 @@ class GGN(torch.optim.Optimizer):
         return cls(model, lr=1 / lam, damping=alpha / lam, **settings)
 
     def __getstate__(self) -> dict[str, Any]:  # for deepcopy and pickle
-        return {**super().__getstate__(), "model": self.model, "solver": self.solver, "search": self.search}
+        return {
+            **super().__getstate__(),
+            "model": self.model,
+            "solver": self.solver,
+            "search": self.search,
+            "row_memory_gib": self.row_memory_gib,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
         super().__setstate__(state)
         self.info = None
         self._advise = Advice()
         self._read_settings = SettingsReader(self.defaults)
-        self._make_system = SystemMaker(self.solver)
+        self._make_system = SystemMaker(self.solver, self.row_memory_gib)
 
     @torch.no_grad()
     def step(  # type: ignore[override]

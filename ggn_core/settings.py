@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .errors import SettingError
 
-__all__ = ["Settings", "SettingsReader", "check"]
+__all__ = ["ROW_MEMORY_GIB", "Settings", "SettingsReader", "check"]
 
 INFINITY = float("inf")
+ROW_MEMORY_GIB = 2.0
 NUMBERS = (int, float, Tensor)
 OPTIONAL = frozenset({"max_step_norm"})
 

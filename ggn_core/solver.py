@@ -35,16 +35,19 @@ class SystemMaker:
 
     Args:
         solver: See GGN.
+        row_memory_gib: See GGN.
 
     Raises:
         SettingError: The solver is not one of those.
     """
 
-    def __init__(self, solver: Solver):
+    def __init__(self, solver: Solver, row_memory_gib: float):
         if not (isinstance(solver, ConjugateGradient) or solver in ("auto", "cholesky", "cg")):
             raise SettingError(f"solver must be 'auto', 'cholesky', 'cg' or a ConjugateGradient, got {solver!r}")
+        if not isinstance(row_memory_gib, int | float) or not row_memory_gib >= 0:
+            raise SettingError(f"row_memory_gib must be a number ≥ 0, got {row_memory_gib!r}")
         self._solver = solver
-        self._linearize = Linearizer()
+        self._linearize = Linearizer(row_memory_gib * 2**30)
 
     def evaluation(self) -> AbstractContextManager[None]:
         """What the residuals are to be computed within."""

@@ -52,6 +52,22 @@ def test_step_equals_the_dense_one(case: Case, outputs: int) -> None:
     assert _relative_error(_flat(model) - before, change) < TOLERANCE
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_rows_that_are_not_kept_give_the_same_jacobian(case: Case) -> None:
+    model, inputs = _build(case, 5, 2)
+    names, outputs = named_trainable(model), model(inputs)
+    with torch.no_grad():
+        kept, anew = Linearizer()(outputs, names), Linearizer(keep_bytes=0)(outputs, names)
+        v = torch.randn(outputs.numel(), dtype=outputs.dtype)
+        expected = kept.transposed(v)
+        before = {p: p.clone() for p in names}
+        found = [anew.gram(), anew.product(expected), *(anew.transposed(v)[p] for p in names)]
+        wanted = [kept.gram(), kept.product(expected), *(expected[p] for p in names)]
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        anew.add_transposed_(v, 1.0)
+        torch.testing.assert_close([p - before[p] for p in names], [expected[p] for p in names], rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_product_with_a_direction_equals_the_dense_one(case: Case, outputs: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ggn_core import GGN, ResidualsError, explain, gram
+from ggn_core import GGN, ResidualsError, SettingError, explain, gram
 
 
 class _Power(nn.Module):
@@ -33,6 +33,21 @@ def test_every_parameter_has_its_rule() -> None:
     text = str(found)
     assert "Gram matrix 21 × 21: 7 samples, 3 outputs, 3 backward passes" in text
     assert all(word in text for word in ("4.weight, 4.bias", "4 positions: ", "GFLOP"))
+
+
+def test_rows_that_do_not_fit_are_formed_twice() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 40, 3), nn.Flatten(), nn.Linear(240, 1))  # rows of 240 and 40 entries
+    inputs = torch.randn(7, 2, 8)
+    smallest = 7 * 4 * 40 / 2**30
+    rules = {
+        name: share.rule
+        for share in explain(model, inputs, row_memory_gib=smallest).shares
+        for name in share.parameters
+    }
+    assert rules["0.weight"] == "explicit rows, not kept"
+    assert rules["0.bias"] == "explicit rows"  # the smallest are kept first
+    with pytest.raises(SettingError, match="row_memory_gib must be a number ≥ 0, got -1"):
+        GGN(model, row_memory_gib=-1)
 
 
 def test_counts_of_a_known_layer() -> None:
