@@ -45,7 +45,7 @@ class RecomputedBlock:
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         rows = self._rows()
-        return (rows.flatten(2) @ direction[self.parameter].reshape(-1)).to(self.dtype)
+        return (rows.reshape(*rows.shape[:2], -1) @ direction[self.parameter].reshape(-1)).to(self.dtype)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         ((parameter, part),) = self.transposed(v)
