@@ -125,7 +125,7 @@ def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, shared: b
         hue_order=methods,
         style_order=methods,
         col="cell",
-        col_wrap=min(cells, 2),
+        col_wrap=min(cells, 2 if cells <= 4 else 3),
         kind="line",
         estimator="median",
         errorbar=("pi", 100),
