@@ -212,10 +212,12 @@ def _present(
 @_verb
 def list_(as_json: bool) -> None:
     """List the suites, problems and methods there are, with their settings."""
+    from . import plugins
     from .methods import METHODS
     from .problems import PROBLEMS
     from .suite_file import load_suite, shipped_suites
 
+    own = {"methods": plugins.registered(plugins.METHODS), "models": plugins.registered(plugins.MODELS)}
     suites = {name: load_suite(name, _cores()) for name in shipped_suites()}
     if as_json:
         click.echo(
@@ -224,6 +226,7 @@ def list_(as_json: bool) -> None:
                     "suites": {name: {"question": s.question, "trials": s.size()} for name, s in suites.items()},
                     "problems": {name: _defaults(model) for name, model in PROBLEMS.items()},
                     "methods": {name: _defaults(model) for name, (model, _) in METHODS.items()},
+                    "registered": own,
                 },
                 indent=2,
             )
@@ -238,6 +241,11 @@ def list_(as_json: bool) -> None:
     click.echo("methods")
     for name, (model, _) in METHODS.items():
         click.echo(f"  {name}: {_first_line(model)} {_defaults(model)}")
+    for kind, found in own.items():
+        if found:
+            click.echo(f"{kind} of installed packages")
+        for name, path in found.items():
+            click.echo(f"  {name}: {path}")
 
 
 @main.command()
