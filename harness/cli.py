@@ -207,6 +207,25 @@ def _present(
     return page
 
 
+@main.command()
+@click.argument("code", metavar="PACKAGE.MODULE:NAME")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A setting, such as lr=0.1. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_verb
+def check(code: str, changes: tuple[str, ...], as_json: bool) -> None:
+    """Try your own method or model on small problems, and say what would go wrong with it in a suite."""
+    from .contract import check_own_code, code_to_check
+
+    findings = []
+    for finding in check_own_code(*code_to_check(code, changes)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{'✗' if finding.reason else '✓'} {finding.check}{': ' * bool(finding.reason)}{finding.reason}")
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    sys.exit(FAILED if any(finding.reason for finding in findings) else FINE)
+
+
 @main.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_verb

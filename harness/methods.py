@@ -169,14 +169,14 @@ def _own(model: nn.Module, settings: OwnCode) -> Method:
     factory = load(settings.plugin)
     takes = next(iter(inspect.signature(factory).parameters))
     made = factory(model.parameters() if takes.startswith("param") else model, **settings.settings)
-    if isinstance(made, torch.optim.Optimizer):
-        return _ClosureDriven(model, made) if _needs_closure(made) else _FirstOrder(model, made)
+    if isinstance(made, torch.optim.Optimizer) and (needed := _needed_by_step(made)) < 2:
+        return _ClosureDriven(model, made) if needed else _FirstOrder(model, made)
     if not callable(getattr(made, "step", None)):
         raise UserError(f"'{settings.name}': made a {type(made).__name__} without step; {EXPECTED[OWN_METHODS]}")
     return made  # type: ignore[no-any-return]
 
 
-def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether ``step`` has a parameter without a default, as that of torch.optim.LBFGS."""
+def _needed_by_step(optimizer: torch.optim.Optimizer) -> int:
+    """How many parameters of ``step`` have no default: one in torch.optim.LBFGS, none in most others."""
     parameters = inspect.signature(optimizer.step).parameters.values()
-    return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)

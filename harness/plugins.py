@@ -24,8 +24,8 @@ from .frozen import Frozen
 from .plugin_source import source_digest
 
 __all__ = [
-    "EXPECTED", "METHODS", "MODELS", "OwnCode", "Place", "accepts", "checked_settings", "find", "load",
-    "missing_settings", "registered",
+    "EXPECTED", "METHODS", "MODELS", "OwnCode", "Place", "accepts", "checked_settings", "find", "group_of",
+    "load", "missing_settings", "registered",
 ]  # fmt: skip
 
 METHODS, MODELS = "ggn.methods", "ggn.models"  # groups of entry points, and what the code is to make
@@ -96,6 +96,22 @@ class OwnCode(Frozen):
 def registered(group: str) -> dict[str, str]:
     """Names that installed packages have registered → import paths."""
     return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=group)}
+
+
+def group_of(name: str, folders: Sequence[Path]) -> str:
+    """What own code makes, judged by how it is registered or by its parameters.
+
+    Raises:
+        UserError: As for ``find``.
+    """
+    if ":" not in name:
+        return MODELS if name in registered(MODELS) else METHODS
+    place = Place(path=name, digest="", folders=tuple(str(folder.resolve()) for folder in folders))
+    try:
+        parameters = inspect.signature(load(place)).parameters
+    except (TypeError, ValueError):
+        return METHODS
+    return MODELS if all(dimension in parameters for dimension in DIMENSIONS) else METHODS
 
 
 def find(name: str, group: str, folders: Sequence[Path]) -> Place:
