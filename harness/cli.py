@@ -87,6 +87,10 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
     help="Run finished trials again: those that failed (memory, time, crash), those that other code or another torch "
     "computed, or all.",
 )
+@click.option("--engine", type=click.Choice(["local", "dask"]), help="Where trials run; local unless told otherwise.")
+@click.option("--scheduler", metavar="ADDRESS", help="Join this Dask cluster, such as tcp://10.0.0.1:8786.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Trials at once here; they disturb each other's timings.")
+@click.option("--share-machine", is_flag=True, help="Let trials that time steps run beside others on one machine.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show the trials and what is done of them; run nothing.")
 @_verb
 def run(
@@ -95,6 +99,10 @@ def run(
     only: tuple[str, ...],
     as_json: bool,
     again: str | None,
+    engine: str | None,
+    scheduler: str | None,
+    jobs: int | None,
+    share_machine: bool,
     only_plan: bool,
 ) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
@@ -102,6 +110,7 @@ def run(
     Results are kept under .ggn/ in this folder and recorded in MLflow (sqlite:///mlflow.db here, or where
     MLFLOW_TRACKING_URI points); the report goes to reports/SUITE/index.html.
     """
+    from .engine import EngineOptions
     from .progress import Reporter
     from .runner import Again, Runner
     from .store import Store
@@ -121,7 +130,8 @@ def run(
         with store.turn():
             tracker = Tracker(suite)
         reporter = Reporter(suite.size(), console)
-        runner = Runner(suite, store, tracker, reporter, Again(again or "none"))
+        options = EngineOptions(engine, scheduler, jobs, share_machine)
+        runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options)
         found = study(suite)
         runner.run(found.walk)
         page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)

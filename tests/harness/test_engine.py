@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trials import PROBLEM, make_trial
 
-from harness.engine import Engine
+from harness.engine import LocalEngine
 from harness.errors import UserError
 from harness.store import Store
 from harness.suite import Limits
@@ -18,8 +21,8 @@ from harness.trial import Outcome
 ENDLESS = {"budget": {"epochs": 10**9}}
 
 
-def _engine(folder: Path, **limits: float) -> Engine:
-    return Engine(Store(folder), Limits.model_validate(limits))
+def _engine(folder: Path, **limits: float) -> LocalEngine:
+    return LocalEngine(Store(folder), Limits.model_validate(limits))
 
 
 def _children_of_the_server() -> set[int]:
@@ -78,6 +81,49 @@ def test_a_fatal_signal_is_an_outcome(tmp_path: Path, number: int, outcome: Outc
     assert result.outcome is outcome
     assert words in result.reason
     assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
+
+
+PARENT = """\
+from pathlib import Path
+from trials import make_trial
+from harness.engine import LocalEngine
+from harness.store import Store
+from harness.suite import Limits
+
+if __name__ == "__main__":
+    LocalEngine(Store(Path.cwd()), Limits()).run(make_trial(budget={"epochs": 10**9}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+def test_a_trial_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    marked = os.environ | {"PYTHONPATH": paths, "MARK": str(tmp_path)}
+
+    def marked_processes() -> set[int]:
+        """The parent, the fork server and its trial."""
+        return {int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if _holds(p, f"MARK={tmp_path}")}
+
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=marked)
+    _until(lambda: len(marked_processes()) >= 4)  # with the server's helper
+    parent.kill()
+    parent.wait()
+    _until(lambda: not marked_processes())
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_a_hang_is_ended(tmp_path: Path) -> None:
