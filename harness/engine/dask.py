@@ -4,6 +4,7 @@ The scheduler hands every trial to a worker, and to another one if that worker d
 process, which alone stores and records them.
 """
 
+import asyncio
 import multiprocessing
 import queue
 import socket
@@ -80,14 +81,12 @@ class DaskEngine:
                 n_workers=self.jobs,
                 threads_per_worker=1,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs="CRITICAL",
             )
-        try:
-            self._client = Client(self._cluster or self.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"--scheduler {self.scheduler}: no Dask scheduler answers there ({reason})") from None
+        else:
+            _look_for_scheduler(self.scheduler)
+        self._client = Client(self._cluster or self.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         self._client.subscribe_topic(self._topic, self._note)
         if not self._client.nthreads():
             self.tell("the cluster has no workers yet; waiting for the first")
@@ -164,6 +163,31 @@ class DaskEngine:
     def _look(self) -> None:
         if self._client.status != "running":
             raise UserError("the Dask scheduler has gone; finished trials are kept: the same command goes on from here")
+
+
+def _look_for_scheduler(address: str) -> None:
+    """Asks for its name: a client that finds nobody fails with errors of its own, on the console and later.
+
+    Raises:
+        UserError: No scheduler answers.
+    """
+    from distributed.core import connect
+
+    async def ask() -> Any:
+        connection = await connect(address, timeout=CONNECT_SECONDS)
+        try:
+            await connection.write({"op": "identity", "reply": True})
+            return await connection.read()
+        finally:
+            connection.abort()
+
+    try:
+        answer = asyncio.run(asyncio.wait_for(ask(), CONNECT_SECONDS))
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--scheduler {address}: no Dask scheduler answers there ({reason})") from None
+    if not isinstance(answer, dict) or answer.get("type") != "Scheduler":
+        raise UserError(f"--scheduler {address}: what answers there is no Dask scheduler")
 
 
 def run_on_worker(trial_json: str, limits_json: str, share: bool, expected: Facts, topic: str) -> str:
