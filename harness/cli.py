@@ -87,6 +87,10 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
     help="Run finished trials again: those that failed (memory, time, crash), those that other code or another torch "
     "computed, or all.",
 )
+@click.option("--engine", type=click.Choice(["local", "dask"]), help="Where trials run; local unless told otherwise.")
+@click.option("--scheduler", metavar="ADDRESS", help="Join this Dask cluster, such as tcp://10.0.0.1:8786.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Trials at once here; they disturb each other's timings.")
+@click.option("--share-machine", is_flag=True, help="Let trials that time steps run beside others on one machine.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show the trials and what is done of them; run nothing.")
 @_verb
 def run(
@@ -95,6 +99,10 @@ def run(
     only: tuple[str, ...],
     as_json: bool,
     again: str | None,
+    engine: str | None,
+    scheduler: str | None,
+    jobs: int | None,
+    share_machine: bool,
     only_plan: bool,
 ) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
@@ -102,6 +110,7 @@ def run(
     Results are kept under .ggn/ in this folder and recorded in MLflow (sqlite:///mlflow.db here, or where
     MLFLOW_TRACKING_URI points); the report goes to reports/SUITE/index.html.
     """
+    from .engine import EngineOptions
     from .progress import Reporter
     from .runner import Again, Runner
     from .store import Store
@@ -121,7 +130,8 @@ def run(
         with store.turn():
             tracker = Tracker(suite)
         reporter = Reporter(suite.size(), console)
-        runner = Runner(suite, store, tracker, reporter, Again(again or "none"))
+        options = EngineOptions(engine, scheduler, jobs, share_machine)
+        runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options)
         found = study(suite)
         runner.run(found.walk)
         page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)
@@ -207,15 +217,36 @@ def _present(
     return page
 
 
+@main.command()
+@click.argument("code", metavar="PACKAGE.MODULE:NAME")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A setting, such as lr=0.1. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_verb
+def check(code: str, changes: tuple[str, ...], as_json: bool) -> None:
+    """Try your own method or model on small problems, and say what would go wrong with it in a suite."""
+    from .contract import check_own_code, code_to_check
+
+    findings = []
+    for finding in check_own_code(*code_to_check(code, changes)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{'✗' if finding.reason else '✓'} {finding.check}{': ' * bool(finding.reason)}{finding.reason}")
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    sys.exit(FAILED if any(finding.reason for finding in findings) else FINE)
+
+
 @main.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_verb
 def list_(as_json: bool) -> None:
     """List the suites, problems and methods there are, with their settings."""
+    from . import plugins
     from .methods import METHODS
     from .problems import PROBLEMS
     from .suite_file import load_suite, shipped_suites
 
+    own = {"methods": plugins.registered(plugins.METHODS), "models": plugins.registered(plugins.MODELS)}
     suites = {name: load_suite(name, _cores()) for name in shipped_suites()}
     if as_json:
         click.echo(
@@ -224,6 +255,7 @@ def list_(as_json: bool) -> None:
                     "suites": {name: {"question": s.question, "trials": s.size()} for name, s in suites.items()},
                     "problems": {name: _defaults(model) for name, model in PROBLEMS.items()},
                     "methods": {name: _defaults(model) for name, (model, _) in METHODS.items()},
+                    "registered": own,
                 },
                 indent=2,
             )
@@ -238,6 +270,11 @@ def list_(as_json: bool) -> None:
     click.echo("methods")
     for name, (model, _) in METHODS.items():
         click.echo(f"  {name}: {_first_line(model)} {_defaults(model)}")
+    for kind, found in own.items():
+        if found:
+            click.echo(f"{kind} of installed packages")
+        for name, path in found.items():
+            click.echo(f"  {name}: {path}")
 
 
 @main.command()

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Frozen", "as_tuple"]
+__all__ = ["Frozen", "as_tuple", "short"]
 
 
 class Frozen(BaseModel):
@@ -16,3 +16,10 @@ class Frozen(BaseModel):
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """What a file gives where several values may stand: a list as it is, a single value as the only one."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def short(value: Any) -> str:
+    """A setting's value as people write it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"[{', '.join(map(short, value))}]" if isinstance(value, tuple) else str(value)

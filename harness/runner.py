@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
 
-from .engine import Engine
+from .engine import Engine, EngineOptions, open_engine
 from .environment import is_current
 from .progress import Reporter
 from .store import Store
@@ -38,20 +38,31 @@ class Runner:
         tracker: Results in MLflow.
         reporter: Told of every trial.
         again: Which of the finished trials to run again; what was killed or skipped always is.
+        options: Where trials run.
 
     Attributes:
         waiting: Results that are on disk only, because the tracking server failed.
     """
 
-    def __init__(self, suite: Suite, store: Store, tracker: Tracker, reporter: Reporter, again: Again = Again.NONE):
+    def __init__(
+        self,
+        suite: Suite,
+        store: Store,
+        tracker: Tracker,
+        reporter: Reporter,
+        again: Again = Again.NONE,
+        options: EngineOptions | None = None,
+    ):
         self.suite = suite
         self.store = store
         self.tracker = tracker
         self.reporter = reporter
         self.again = again
         self.waiting = 0
-        self._engine = Engine(store, suite.limits)
+        self._options = options or EngineOptions()
+        self._ran: dict[str, TrialResult] = {}  # ahead of being asked for
         self._leave_alone_until = 0.0
+        self._engine: Engine
 
     def run(self, walk: Callable[[Obtain], None]) -> None:
         """Runs what is missing of the trials that ``walk`` asks for.
@@ -60,22 +71,55 @@ class Runner:
             UserError: The suite does not fit its data, or is being run in this folder already.
         """
         check(self.suite)
-        with self.store.lock(self.suite.suite), self._tracked(), self.reporter:
+        engine = open_engine(self._options, self.suite, self.store, self.reporter.warn)
+        with self.store.lock(self.suite.suite), self._tracked(), self.reporter, engine as self._engine:
+            if self._engine.is_parallel:
+                self._run_ahead(walk)
             walk(self._obtain)
 
+    def _run_ahead(self, walk: Callable[[Obtain], None]) -> None:
+        """Runs what is missing, several trials at once: all that is known to be needed, then what hangs on that."""
+        while missing := self._missing(walk):
+            for result in self._engine.run_all([trial for trial, _ in missing.values()]):
+                self._ran[result.trial.id] = result
+                self._keep(result, missing[result.trial.id][1])
+
+    def _missing(self, walk: Callable[[Obtain], None]) -> dict[str, tuple[AnyTrial, str]]:
+        """The trials, with their roles, that ``walk`` asks for and that have no result that stands."""
+        missing: dict[str, tuple[AnyTrial, str]] = {}
+
+        def look(trial: AnyTrial, role: str) -> TrialResult | None:
+            known = self._ran.get(trial.id) or self._known(trial)
+            if known is None:
+                missing[trial.id] = (trial, role)
+            return known
+
+        walk(look)
+        return missing
+
     def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
-        known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
-        if known is not None and not self._runs_again(known):
+        if trial.id in self._ran:
+            return self._ran[trial.id]
+        known = self._known(trial)
+        if known is not None:
             if not self.tracker.holds(known):
                 self._record(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
         self.reporter.begin(trial, role)
-        result = self._engine.run(trial)
+        (result,) = self._engine.run_all([trial])
+        self._keep(result, role)
+        return result
+
+    def _keep(self, result: TrialResult, role: str) -> None:
         if not self.tracker.holds(result):
             self._record(result, role)
-        self.reporter.end(trial, role, result, reused=False)
-        return result
+        self.reporter.end(result.trial, role, result, reused=False)
+
+    def _known(self, trial: AnyTrial) -> TrialResult | None:
+        """The trial's result, if there is one and it stands."""
+        known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
+        return None if known is None or self._runs_again(known) else known
 
     def _runs_again(self, known: TrialResult) -> bool:
         if known.outcome in (Outcome.KILLED, Outcome.SKIPPED):

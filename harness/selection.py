@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import yaml
 
 from .errors import UserError, unknown_name
+from .frozen import short
+from .plugins import OwnCode
 from .suite import Suite
 
 __all__ = ["laid_over", "part", "restricted", "set_value"]
@@ -87,7 +89,10 @@ def restricted(suite: AnySuite, parts: Sequence[tuple[str, str]]) -> AnySuite:
             changes["seeds"] = _matching(key, values, {str(seed): (seed,) for seed in suite.seeds})
         elif key == "method" or key.startswith("method."):
             methods = changes.get("methods", suite.methods)
-            changes["methods"] = _matching(key, values, _by(key.partition(".")[2] or "name", methods))
+            setting = key.partition(".")[2]
+            # The user's own methods go by their import path and by the last part of it.
+            named = _by(setting, methods) if setting else _by("name", methods) | _by("label", methods)
+            changes["methods"] = _matching(key, values, named)
         elif key == "problem" or key.startswith("problem."):
             problems = changes.get("problem", suite.problem)
             changes["problem"] = _matching(key, values, _by(key.partition(".")[2] or "label", problems))
@@ -102,9 +107,11 @@ def _by(attribute: str, items: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
     """Value of an attribute, as text → the items that have it."""
     found: dict[str, tuple[Any, ...]] = {}
     for item in items:
-        if hasattr(item, attribute):
-            value = getattr(item, attribute)
-            text = f"{value:g}" if isinstance(value, float) else str(value)
+        value = item
+        for part_of_it in attribute.split("."):
+            value = getattr(value, part_of_it, None)
+        if value is not None:
+            text = value.label if isinstance(value, OwnCode) else short(value)
             found[text] = (*found.get(text, ()), item)
     return found
 

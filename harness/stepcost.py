@@ -22,7 +22,7 @@ from ggn_core.solve import solve_damped
 
 from .environment import environment, peak_memory_mib
 from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
-from .methods import GgnSettings, MethodConfig, make_method
+from .methods import GgnSettings, MethodConfig, make_method, with_rate
 from .problems import Problem, Split
 from .training import data_record, prepare
 from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
@@ -108,7 +108,7 @@ def _batch(trial: StepCostTrial, problem: Problem) -> Split:
 
 
 def _step(model: nn.Module, settings: MethodConfig, batch: Split) -> Callable[[], object]:
-    method = make_method(model, settings.model_copy(update={"lr": TINY}))
+    method = make_method(model, with_rate(settings, TINY))
     return lambda: method.step(batch.inputs, batch.targets)
 
 

@@ -36,7 +36,7 @@ class StepCostSuite(Suite):
         costs = result.costs
         if costs is None:
             return {}
-        names = [f"{index}.{method.name}" for index, method in enumerate(self.methods)]
+        names = [f"{index}.{method.label}" for index, method in enumerate(self.methods)]
         return {
             **{f"step_seconds.{name}": median(seconds) for name, seconds in zip(names, costs.step, strict=True)},
             **{f"memory_mib.{name}": memory for name, memory in zip(names, costs.memory_mib, strict=True)},

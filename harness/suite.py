@@ -92,6 +92,10 @@ class Suite(Frozen):
             )
         ]
 
+    def candidates(self, method: MethodConfig) -> list[MethodConfig]:
+        """The settings that trials of a method may have."""
+        return [method]
+
     def size(self) -> int:
         """How many trials the suite stands for."""
         raise NotImplementedError

@@ -2,10 +2,12 @@
 
 In a suite file a list is an axis, wherever it stands: ``width: [64, 256]`` makes two problems, ``lr: [0.1, 1]`` two
 methods. Reading a file replaces such lists by their combinations; the rest is checked by the models of suite.py.
+The user's own methods and models are looked for beside the file, and checked against their own parameters.
 """
 
 import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from pydantic import BaseModel, ValidationError
 from .errors import UserError, unknown_name
 from .frozen import as_tuple
 from .methods import METHODS
-from .problems import PROBLEMS
+from .plugins import METHODS as OWN_METHODS
+from .plugins import MODELS as OWN_MODELS
+from .plugins import OwnCode, checked_settings, find, missing_settings, registered
+from .problems import MLP, PROBLEMS
 from .selection import laid_over, part, restricted, set_value
 from .stepcost_suite import StepCostSuite
 from .suite import Limits, Suite
@@ -127,10 +132,16 @@ def _expanded(raw: Mapping[str, Any], path: Path, default_threads: int) -> dict[
             for combination in _combinations(_named(entry, "problem", path), PROBLEMS, "problem", path)
         )
     if "methods" in raw:
+        if any(map(_is_own_method, _searched(raw))):
+            expanded["tuning"] = raw["tuning"] | {"spaces": _checked_spaces(_searched(raw), path)}
         expanded["methods"] = tuple(
             combination
             for entry in _method_entries(raw["methods"], path)
-            for combination in _combinations(entry, METHODS, "method", path)
+            for combination in (
+                _own_combinations(entry, OWN_METHODS, path, _searched(raw).get(entry["name"]))
+                if _is_own_method(entry["name"])
+                else _combinations(entry, METHODS, "method", path)
+            )
         )
     return expanded
 
@@ -169,17 +180,83 @@ def _combinations(
 ) -> Iterator[dict[str, Any]]:
     name = entry["name"]
     if name not in registry:
-        raise UserError(f"{path}: {unknown_name(what, name, registry)}")
+        own = registered(OWN_METHODS) if what == "method" else {}
+        raise UserError(f"{path}: {unknown_name(what, name, {*registry, *own})}")
     model = registry[name][0] if isinstance(registry[name], tuple) else registry[name]
     _refuse_unknown_keys(entry, model, f"{what} '{name}'", path)
-    axes = {
-        key: (value,) if _is_tuple_field(model, key) else _axis(value, f"{what}.{key}", path)
+    axes: dict[str, tuple[Any, ...]] = {
+        key: tuple(_models(value, path))
+        if key == "model"
+        else (value,)
+        if _is_tuple_field(model, key)
+        else _axis(value, f"{what}.{key}", path)
         for key, value in entry.items()
     }
+    if "model" in axes and any(key in axes for key in MLP):
+        raise UserError(f"{path}: problem '{name}': {', '.join(MLP)} are the built-in model's, not those of 'model'")
     if "path" in axes:  # relative to the suite file, wherever the command is typed
         axes["path"] = tuple(str((path.parent / str(value)).resolve()) for value in axes["path"])
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
+
+
+def _models(value: Any, path: Path) -> Iterator[OwnCode]:
+    """The user's own models: "module:function", a mapping with that as its name and with options, or a list of them."""
+    for entry in _axis(value, "problem.model", path):
+        for combination in _own_combinations(_named(entry, "problem.model", path), OWN_MODELS, path):
+            yield OwnCode.model_validate(combination)
+
+
+def _is_own_method(name: Any) -> bool:
+    return isinstance(name, str) and name not in METHODS and (":" in name or name in registered(OWN_METHODS))
+
+
+def _own_combinations(entry: dict[str, Any], group: str, path: Path, searched: Any = None) -> Iterator[dict[str, Any]]:
+    """The user's own code with each combination of its settings; ``searched`` ones will be given besides."""
+    name = entry["name"]
+    axes = {str(key): _axis(value, f"{name}.{key}", path) for key, value in entry.items() if key != "name"}
+    later = searched if isinstance(searched, dict) else {}
+    with _placed(path):
+        place = find(name, group, (path.parent, Path.cwd()))
+        combinations = [
+            checked_settings(place, group, dict(zip(axes, values, strict=True)))
+            for values in itertools.product(*axes.values())
+        ]
+        missing = missing_settings(place, group, {*axes, *later})
+        if missing:
+            raise UserError(f"'{name}': needs a value for {' and '.join(missing)}")
+    for settings in combinations:
+        yield {**settings, "name": name, "plugin": place}
+
+
+def _searched(raw: Mapping[str, Any]) -> dict[Any, Any]:
+    """The spaces of the suite's search, by method, where the file is well-formed so far."""
+    tuning = raw.get("tuning")
+    spaces = tuning.get("spaces") if isinstance(tuning, dict) else None
+    return spaces if isinstance(spaces, dict) else {}
+
+
+def _checked_spaces(spaces: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The spaces, with the values of the user's own methods as these take them."""
+    checked = dict(spaces)
+    for name, space in spaces.items():
+        if _is_own_method(name) and isinstance(space, dict):
+            with _placed(path):
+                place = find(name, OWN_METHODS, (path.parent, Path.cwd()))
+                checked[name] = {
+                    key: tuple(checked_settings(place, OWN_METHODS, {key: value})[key] for value in as_tuple(values))
+                    for key, values in space.items()
+                }
+    return checked
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[None]:
+    """Tells the suite file in errors about the user's own code."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _refuse_unknown_keys(entry: Mapping[str, Any], model: type[BaseModel], where: str, path: Path) -> None:

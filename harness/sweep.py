@@ -3,12 +3,16 @@
 The same walk serves running and reporting; they differ in where a trial's result comes from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+
 from .errors import UserError
-from .methods import MethodConfig
-from .problems import make_problem
+from .methods import MethodConfig, make_method
+from .plugins import OwnCode
+from .problems import Problem, make_problem
 from .stepcost_suite import StepCostSuite
 from .suite import Cell, Suite
 from .training_suite import TrainingSuite
@@ -56,10 +60,10 @@ class Costs:
 
 
 def check(suite: Suite) -> None:
-    """Loads every problem once and compares batch sizes with the data, before anything is run.
+    """Loads every problem once, compares batch sizes with the data, and tries own code, before anything is run.
 
     Raises:
-        UserError: Data that cannot be read, or a batch larger than the training set.
+        UserError: Data that cannot be read, a batch larger than the training set, or own code that refuses settings.
     """
     for problem in dict.fromkeys(problem.model_copy(update={"width": 1, "depth": 1}) for problem in suite.problem):
         samples = len(make_problem(problem, suite.seeds[0]).train.inputs)
@@ -69,6 +73,35 @@ def check(suite: Suite) -> None:
                     f"suite '{suite.suite}': batch_size {batch_size} is larger than the training set of problem "
                     f"'{problem.label}'; allowed: 1 to {samples}"
                 )
+    for problem in suite.problem:
+        if problem.model is not None:
+            _try_model(problem.model, make_problem(problem, suite.seeds[0]))
+    for method in suite.methods:
+        for candidate in suite.candidates(method):
+            if isinstance(candidate, OwnCode):
+                with _told(candidate):
+                    make_method(make_problem(suite.problem[0], suite.seeds[0]).model(), candidate)
+
+
+def _try_model(model: OwnCode, problem: Problem) -> None:
+    with _told(model), torch.no_grad():
+        outputs = problem.model()(problem.train.inputs[:2])
+        expected = problem.train.targets[:2].shape
+        if outputs.shape != expected:
+            raise UserError(
+                f"'{model.name}': gives outputs of shape {tuple(outputs.shape)}, {tuple(expected)} is needed"
+            )
+
+
+@contextmanager
+def _told(code: OwnCode) -> Iterator[None]:
+    """What own code raises is the user's to mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"'{code.name}' with {code.settings}: {type(error).__name__}: {error}") from None
 
 
 def sweep(suite: TrainingSuite, obtain: Obtain) -> list[Contender]:

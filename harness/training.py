@@ -78,6 +78,7 @@ def data_record(trial: Trial, problem: Problem) -> DataRecord:
 
 def _train(trial: TrainingTrial, problem: Problem) -> tuple[Curve, Outcome, str]:
     model = problem.model()
+    torch.manual_seed(problem.order_seed)  # for methods that draw random numbers
     method = make_method(model, trial.method)
     columns: dict[str, list[float]] = {name: [] for name in Curve.model_fields}
     batches_per_epoch = len(problem.train.inputs) // trial.batch_size

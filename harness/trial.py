@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .frozen import Frozen
+from .frozen import Frozen, short
 from .methods import MethodConfig
 from .problems import ProblemConfig
 
@@ -42,6 +42,9 @@ class Trial(Frozen):
     def id(self) -> str:
         """Sixteen hexadecimal digits, equal for equal configurations."""
         identity = self.model_dump(mode="json") | {"problem": self.problem.identity()}
+        for key in {"method", "methods"} & type(self).model_fields.keys():
+            value = getattr(self, key)
+            identity[key] = [method.identity() for method in value] if key == "methods" else value.identity()
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -50,10 +53,7 @@ class Trial(Frozen):
         """The trial in a few words."""
         place = "" if self.device == "cpu" else f", {self.device}"
         problem = self.problem
-        return (
-            f"{self._subject()} on {problem.label}, width {problem.width}, batch {self.batch_size}{place}, "
-            f"seed {self.seed}"
-        )
+        return f"{self._subject()} on {problem.title}, batch {self.batch_size}{place}, seed {self.seed}"
 
     def _subject(self) -> str:
         raise NotImplementedError
@@ -71,8 +71,10 @@ class TrainingTrial(Trial):
     budget: Budget
 
     def _subject(self) -> str:
-        settings = self.method.model_dump(exclude={"name"}, exclude_defaults=True)
-        return self.method.name + "".join(f" {key}={value:g}" for key, value in settings.items())
+        method = self.method
+        fields = type(method).model_fields
+        told = {k: v for k, v in method.settings.items() if k not in fields or v != fields[k].default}
+        return method.label + "".join(f" {key}={short(value)}" for key, value in told.items())
 
 
 class StepCostTrial(Trial):
@@ -88,7 +90,7 @@ class StepCostTrial(Trial):
     rounds: Annotated[int, Field(ge=1)]
 
     def _subject(self) -> str:
-        return "steps of " + ", ".join(method.name for method in self.methods)
+        return "steps of " + ", ".join(method.label for method in self.methods)
 
 
 AnyTrial = Annotated[TrainingTrial | StepCostTrial, Field(discriminator="kind")]

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
@@ -74,10 +75,17 @@ def _limit_memory(gib: float | None) -> None:
 
 
 def _die_with_parent() -> None:
-    """Asks Linux to end this process when the one that started it ends, even by SIGKILL."""
+    """Asks Linux to end this process when the fork server ends, which ends with the process that waits for the trial.
+
+    The server ends when nobody holds the other end of its pipe any more, and it has handed every trial a copy.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    held = _forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+    if held is not None:
+        os.close(held)
+        _forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
 
 
 def _be_the_first_to_go() -> None:

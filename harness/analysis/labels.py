@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..frozen import short
 from ..methods import MethodConfig
 from ..problems import ProblemConfig
 from ..suite import Cell, Suite
@@ -12,7 +13,7 @@ __all__ = ["Labels", "name", "settings"]
 NAMES = {"ggn": "GGN", "sgd": "SGD", "adam": "Adam"}
 
 # Of a table: its label stands for its place and content, and a unit makes no other cell.
-UNTOLD = {"name", "path", "digest", "unit"}
+UNTOLD = {"name", "path", "digest", "unit", "model"}
 
 
 class Labels:
@@ -44,9 +45,11 @@ class Labels:
 
     def method(self, method: MethodConfig) -> str:
         """The method's name, with the settings that set it apart from others of its name."""
-        namesakes = [_settings(other) for other in self._suite.methods if other.name == method.name]
-        told = {key: value for key, value in _settings(method).items() if key in _varying(namesakes)}
-        return " ".join([name(method), _listed(told)]).strip()
+        namesakes = [other.settings for other in self._suite.methods if other.name == method.name]
+        told = {key: value for key, value in method.settings.items() if key in _varying(namesakes)}
+        alike = {other.name for other in self._suite.methods if name(other) == name(method)}
+        called = name(method) if len(alike) == 1 else method.name
+        return " ".join([called, _listed(told)]).strip()
 
     def numeric_axes(self, least: int) -> list[str]:
         """The axes of the sweep along which a number takes at least so many values."""
@@ -67,6 +70,7 @@ class Labels:
         return {
             "problem": self._problem(cell.problem),
             **{key: value for key, value in problem.items() if key not in UNTOLD},
+            **_model_facts(cell.problem),
             **dumped,
         }
 
@@ -79,20 +83,22 @@ class Labels:
 
 def name(method: MethodConfig) -> str:
     """A method's name as people write it."""
-    return NAMES.get(method.name, method.name)
+    return NAMES.get(method.name, method.label)
 
 
 def settings(method: MethodConfig) -> str:
     """All settings of a method."""
-    return _listed(_settings(method))
+    return _listed(method.settings)
 
 
-def _settings(method: MethodConfig) -> dict[str, Any]:
-    return method.model_dump(exclude={"name"})
+def _model_facts(problem: ProblemConfig) -> dict[str, Any]:
+    """The user's own model by name, with its options."""
+    model = problem.model
+    return {} if model is None else {"model": model.label} | {k: short(v) for k, v in model.settings.items()}
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in values.items())
+    return ", ".join(f"{key.replace('_', ' ')} {short(value)}" for key, value in values.items())
 
 
 def _varying(records: Sequence[dict[str, Any]]) -> set[str]:

@@ -3,29 +3,50 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..errors import UserError
-from ..frozen import Frozen, as_tuple
+from ..frozen import Frozen, as_tuple, short
+from ..plugins import OwnCode
 from .tables import digest
 
-__all__ = ["PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "TeacherStudent"]
+__all__ = ["MLP", "PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "TeacherStudent"]
+
+MLP = ("width", "depth", "activation")  # what describes the built-in model
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class _Problem(Frozen):
-    """What every problem has: a name, and for its model an MLP with ``depth`` hidden layers of ``width`` units."""
+    """What every problem has: a name, and for its model an MLP with ``depth`` hidden layers of ``width`` units.
+
+    Or a model of the user's own; then width, depth and activation mean nothing and are left out of every record.
+    """
 
     name: str
     width: Count = 64
     depth: Count = 2
     activation: Literal["relu", "tanh", "softplus", "gelu"] = "relu"
+    model: OwnCode | None = None
+
+    @model_serializer(mode="wrap")
+    def _one_model(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        for key in ("model",) if self.model is None else MLP:
+            dumped.pop(key, None)
+        return dumped
 
     @property
     def label(self) -> str:
         """What the problem is called in tables and figures."""
         return self.name
+
+    @property
+    def title(self) -> str:
+        """The problem and its model in a few words."""
+        if self.model is None:
+            return f"{self.label}, width {self.width}"
+        return f"{self.label}, {self.model.label}" + "".join(f" {k}={short(v)}" for k, v in self.model.settings.items())
 
     @property
     def target_unit(self) -> str:
@@ -34,7 +55,7 @@ class _Problem(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """What tells this configuration from others: equal identities mean equal problems."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json") | ({"model": self.model.identity()} if self.model is not None else {})
 
 
 class _Table(_Problem):
@@ -91,7 +112,7 @@ class CsvTable(_Table):
 
     def identity(self) -> dict[str, Any]:
         """The content of the file counts, not its place: an edited file makes new trials, a moved one does not."""
-        return self.model_dump(mode="json", exclude={"path", "unit"})
+        return {key: value for key, value in super().identity().items() if key not in ("path", "unit")}
 
 
 class TeacherStudent(_Problem):

@@ -1,11 +1,15 @@
 """Networks that a suite can ask for."""
 
+import inspect
 from itertools import pairwise
 
 import torch
 from torch import nn
 
-__all__ = ["ACTIVATIONS", "mlp"]
+from ..errors import UserError
+from ..plugins import EXPECTED, MODELS, OwnCode, load
+
+__all__ = ["ACTIVATIONS", "mlp", "own_model"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "gelu": nn.GELU}
 
@@ -23,3 +27,25 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: str, seed
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         layers.append(nn.Linear(sizes[-1], outputs))
     return nn.Sequential(*layers)
+
+
+def own_model(config: OwnCode, inputs: int, outputs: int, seed: int) -> nn.Module:
+    """A model of the user's own.
+
+    The global random state is seeded for it and left as it was; a function with a parameter ``seed`` or ``generator``
+    is given that as well.
+
+    Raises:
+        UserError: The code cannot be found, has changed, or makes no module with parameters to train.
+    """
+    function = load(config.plugin)
+    offered = {"seed": seed, "generator": torch.Generator().manual_seed(seed)}
+    asked = {name: offered[name] for name in inspect.signature(function).parameters if name in offered}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = function(inputs=inputs, outputs=outputs, **asked, **config.settings)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"'{config.name}': made a {type(model).__name__}; {EXPECTED[MODELS]}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"'{config.name}': the model has no parameters to train")
+    return model

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .configs import Abalone, Concrete, CsvTable, ProblemConfig, TeacherStudent
-from .models import mlp
+from .models import mlp, own_model
 from .tables import FloatArray, digest, read_table
 
 __all__ = ["Problem", "Split", "make_problem"]
@@ -58,6 +58,8 @@ class Problem:
         """A fresh model, always with the same initial weights."""
         inputs, outputs = self.train.inputs.shape[1], self.train.targets.shape[1]
         config = self.config
+        if config.model is not None:
+            return own_model(config.model, inputs, outputs, self.model_seed).to(self.train.inputs)
         model = mlp(inputs, config.width, config.depth, outputs, config.activation, self.model_seed)
         return model.to(self.train.inputs)
 

@@ -2,24 +2,28 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trials import PROBLEM, make_trial
 
-from harness.engine import Engine
+from harness.engine import LocalEngine
+from harness.engine.turns import turn
 from harness.errors import UserError
 from harness.store import Store
 from harness.suite import Limits
-from harness.trial import Outcome
+from harness.trial import Outcome, StepCostTrial
 
 ENDLESS = {"budget": {"epochs": 10**9}}
 
 
-def _engine(folder: Path, **limits: float) -> Engine:
-    return Engine(Store(folder), Limits.model_validate(limits))
+def _engine(folder: Path, **limits: float) -> LocalEngine:
+    return LocalEngine(Store(folder), Limits.model_validate(limits))
 
 
 def _children_of_the_server() -> set[int]:
@@ -78,6 +82,50 @@ def test_a_fatal_signal_is_an_outcome(tmp_path: Path, number: int, outcome: Outc
     assert result.outcome is outcome
     assert words in result.reason
     assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
+
+
+PARENT = """\
+from pathlib import Path
+from trials import make_trial
+from harness.engine import LocalEngine
+from harness.engine.turns import turn
+from harness.store import Store
+from harness.suite import Limits
+
+if __name__ == "__main__":
+    LocalEngine(Store(Path.cwd()), Limits()).run(make_trial(budget={"epochs": 10**9}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+def test_a_trial_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    marked = os.environ | {"PYTHONPATH": paths, "MARK": str(tmp_path)}
+
+    def marked_processes() -> set[int]:
+        """The parent, the fork server and its trial."""
+        return {int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if _holds(p, f"MARK={tmp_path}")}
+
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=marked)
+    _until(lambda: len(marked_processes()) >= 4)  # with the server's helper
+    parent.kill()
+    parent.wait()
+    _until(lambda: not marked_processes())
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_a_hang_is_ended(tmp_path: Path) -> None:
@@ -139,3 +187,83 @@ def test_two_runs_of_a_suite_in_one_folder(tmp_path: Path) -> None:
             pass
     with second.lock("example"):
         pass
+
+
+STEP_COSTS: dict[str, object] = {
+    "problem": PROBLEM, "methods": [{"name": "ggn"}, {"name": "sgd"}], "batch_size": 30, "threads": 1, "seed": 0,
+    "rounds": 30,
+}  # fmt: skip
+
+
+def test_several_trials_at_once(tmp_path: Path) -> None:
+    engine = LocalEngine(Store(tmp_path), Limits(), jobs=3)
+    trials = [make_trial(seed=seed) for seed in range(6)]
+    results = {result.trial.id: result for result in engine.run_all(trials)}
+    assert set(results) == {trial.id for trial in trials}
+    assert {result.environment["at_once"] for result in results.values()} == {3}
+    for trial in trials:
+        assert results[trial.id] == engine.store.load(trial.id)
+        alone = _engine(tmp_path / "alone").run(trial)
+        assert alone.curve.train_loss == results[trial.id].curve.train_loss
+        assert "at_once" not in alone.environment
+
+
+def test_leaving_early_ends_what_runs(tmp_path: Path) -> None:
+    engine = LocalEngine(Store(tmp_path), Limits(), jobs=2)
+    results = engine.run_all([make_trial(), make_trial(seed=1, **ENDLESS), make_trial(seed=2, **ENDLESS)])
+    assert next(results).trial == make_trial()
+    started = time.monotonic()
+    results.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 20
+    assert [path.stem for path in engine.store.trials.iterdir()] == [make_trial().id]
+
+
+@pytest.fixture
+def own_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that no other engine of this machine takes part in."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_trials_that_time_steps_have_the_machine_to_themselves(tmp_path: Path, own_turns: None) -> None:
+    engine = LocalEngine(Store(tmp_path), Limits(), jobs=3)
+    timed = [StepCostTrial.model_validate(STEP_COSTS | {"seed": seed}) for seed in range(2)]
+    results = list(engine.run_all([make_trial(), *timed, make_trial(seed=1), make_trial(seed=2)]))
+    spans = {result.trial.id: (result.started, result.started + result.wall_seconds) for result in results}
+    for trial in timed:
+        begin, end = spans.pop(trial.id)
+        assert all(other_end <= begin or end <= other_begin for other_begin, other_end in spans.values())
+
+
+def test_who_asks_for_it_shares_the_machine(tmp_path: Path, own_turns: None) -> None:
+    trial = StepCostTrial.model_validate(STEP_COSTS)
+    with turn(alone=False):
+        assert LocalEngine(Store(tmp_path), Limits(), share=True).run(trial).outcome is Outcome.COMPLETED
+        waiting = threading.Thread(target=_engine(tmp_path / "alone").run, args=(trial,))
+        waiting.start()
+        waiting.join(timeout=1)
+        assert waiting.is_alive()
+    waiting.join(timeout=60)
+    assert Store(tmp_path / "alone").load(trial.id) is not None
+
+
+def test_who_waits_to_be_alone_is_not_overtaken(own_turns: None) -> None:
+    order: list[str] = []
+
+    def enter(name: str, alone: bool) -> threading.Thread:
+        def body() -> None:
+            with turn(alone):
+                order.append(name)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        time.sleep(0.2)
+        return thread
+
+    with turn(alone=False):
+        together = enter("together", alone=False)
+        together.join(timeout=10)
+        threads = [enter("alone", alone=True), enter("late", alone=False)]
+        assert order == ["together"]
+    for thread in threads:
+        thread.join(timeout=10)
+    assert order == ["together", "alone", "late"]

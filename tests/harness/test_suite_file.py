@@ -1,13 +1,14 @@
 """Suite files: what they stand for, and the message for each mistake."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.cli import main
 from harness.errors import UserError
 from harness.stepcost_suite import StepCostSuite
 from harness.suite import Suite
@@ -233,12 +234,29 @@ _values = st.recursive(
 _keys = st.sampled_from([*TrainingSuite.model_fields, "nonsense"])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(_keys, _values, max_size=5))
-def test_rubbish_is_refused_with_a_message(tmp_path: Path, changes: dict[str, object]) -> None:
-    """Whatever stands in a suite file, it is a valid suite or a UserError, never another exception."""
-    raw = yaml.safe_load(GOOD) | changes
-    path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    with contextlib.suppress(UserError):
-        assert load_suite(str(path), 2).size() > 0
+_names = st.sampled_from(["math:hypot", "torch.optim:SGD", "harness.cli:main", "no.such:thing", "a:b:c", ":", "this"])
+_changed = st.dictionaries(_keys, _values | st.lists(_names, max_size=2) | st.dictionaries(_names, _values, max_size=2))
+_files = (
+    _changed.map(lambda changes: yaml.safe_dump(yaml.safe_load(GOOD) | changes).encode())
+    | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.binary(max_size=40)
+    | st.tuples(
+        st.integers(0, len(GOOD)), st.sampled_from([":", "]", "{", "- ", "\n", "\t", "&a *a", "!!x", "\x00"])
+    ).map(lambda cut: (GOOD[: cut[0]] + cut[1] + GOOD[cut[0] :]).encode())
+)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_files)
+def test_rubbish_ends_with_exit_code_2_and_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Whatever a suite file holds, it is a valid suite or an error that names the file, never a traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suite.yaml").write_bytes(content)
+    done = CliRunner().invoke(main, ["run", "suite.yaml", "--plan"])
+    assert done.exit_code in (0, 2), (content, done.output)
+    assert "Traceback" not in done.output
+    if done.exit_code == 2:
+        assert done.output.startswith("error: ")
+        assert "suite.yaml" in done.output

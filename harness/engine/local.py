@@ -1,0 +1,143 @@
+"""Trials on this machine, each in a process of its own.
+
+A server process imports torch once and forks a child for every trial (multiprocessing's forkserver), so isolation
+costs milliseconds, and a crash, a kill or a hang takes down one trial only.
+"""
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import wait
+
+from ..environment import device_problem, environment
+from ..store import Store
+from ..suite import Limits
+from ..trial import AnyTrial, Outcome, StepCostTrial, TrialResult
+from .turns import turn
+
+__all__ = ["LocalEngine", "StoppedError"]
+
+POLL_SECONDS = 0.5  # how soon a trial that nobody waits for any more is ended
+
+
+class StoppedError(Exception):
+    """The trial was ended because nobody waits for it any more."""
+
+
+class LocalEngine:
+    """Runs trials and keeps their results in a store.
+
+    Args:
+        store: Where results go.
+        limits: Time and memory of a trial.
+        jobs: How many trials run at once. Those that time steps never do, unless ``share`` is set.
+        share: Let trials that time steps run beside others.
+    """
+
+    def __init__(self, store: Store, limits: Limits, jobs: int = 1, share: bool = False):
+        self.store = store
+        self.limits = limits
+        self.jobs = jobs
+        self.share = share
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", "harness.worker"])
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether it pays to ask for several trials at once."""
+        return self.jobs > 1
+
+    def run_all(self, trials: Sequence[AnyTrial]) -> Iterator[TrialResult]:
+        """Results as they come, in any order; in the store by then, but for those that were skipped."""
+        if self.jobs == 1:
+            yield from map(self.run, trials)
+            return
+        leaving = threading.Event()
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="trial") as pool:
+            futures = [pool.submit(self.run, trial, leaving.is_set) for trial in trials]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                leaving.set()
+                pool.shutdown(cancel_futures=True)
+
+    def run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None = None) -> TrialResult:
+        """The trial's result; it is in the store by then, unless the trial was skipped: a skip may be mended.
+
+        Args:
+            trial: The trial.
+            is_abandoned: Asked now and then whether nobody waits for the trial any more.
+
+        Raises:
+            StoppedError: It was abandoned.
+        """
+        reason = device_problem(trial.device)
+        if reason is not None:
+            return TrialResult(trial=trial, outcome=Outcome.SKIPPED, reason=reason, started=time.time())
+        with turn(alone=isinstance(trial, StepCostTrial) and not self.share):
+            return self._run(trial, is_abandoned)
+
+    def _run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None) -> TrialResult:
+        started = time.time()
+        path = self.store.path(trial.id)
+        path.unlink(missing_ok=True)  # an old result must not pass for this one's
+        arguments = (trial.model_dump_json(), str(path), self.limits.memory_gib)
+        process = self._context.Process(target=_enter, args=arguments, name=f"ggn trial {trial.id}")
+        process.start()
+        try:
+            in_time = _has_ended(process.sentinel, self.limits.seconds, is_abandoned)
+        finally:
+            if process.is_alive():
+                process.kill()
+            process.join()
+        result = self.store.load(trial.id)
+        if result is not None and self.jobs > 1:
+            result = result.model_copy(update={"environment": result.environment | {"at_once": self.jobs}})
+            self.store.save(result)
+        if result is None:
+            outcome, cause = _cause(process.exitcode, in_time, self.limits)
+            wall = time.time() - started
+            result = TrialResult(
+                trial=trial,
+                outcome=outcome,
+                reason=cause,
+                wall_seconds=wall,
+                environment=environment(),
+                started=started,
+            )
+            self.store.save(result)
+        return result
+
+
+def _enter(trial_json: str, result_path: str, memory_gib: float | None) -> None:
+    """The first thing that runs in a trial's process. The worker is imported there: the parent has no need of it."""
+    from ..worker import work
+
+    work(trial_json, result_path, memory_gib)
+
+
+def _has_ended(sentinel: int, seconds: float, is_abandoned: Callable[[], bool] | None) -> bool:
+    """Waits for the process; whether it ended in time."""
+    if is_abandoned is None:
+        return bool(wait([sentinel], timeout=seconds))
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if wait([sentinel], timeout=min(POLL_SECONDS, left)):
+            return True
+        if is_abandoned():
+            raise StoppedError
+    return False
+
+
+def _cause(exit_code: int | None, in_time: bool, limits: Limits) -> tuple[Outcome, str]:
+    if not in_time:
+        return Outcome.TIMEOUT, f"not done within {limits.seconds:g} s"
+    if exit_code == -signal.SIGKILL:
+        return Outcome.KILLED, "ended by SIGKILL: by an operator, or by the kernel for want of memory"
+    if exit_code is not None and exit_code < 0:
+        return Outcome.CRASHED, f"ended by {signal.Signals(-exit_code).name}"
+    return Outcome.CRASHED, f"ended with exit code {exit_code} and no result"
