@@ -1,4 +1,8 @@
-"""Runs a suite: every trial that is not finished yet, each result stored, recorded and reported."""
+"""Runs a suite: every trial that is not finished yet, each result stored, recorded and reported.
+
+A tracking server may fail at any time: what it does not take waits on disk and in a queue here, is offered again now
+and then, and at the end; what is left then, ``ggn sync`` or the next run records.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +44,7 @@ class Runner:
         again: Which of the finished trials to run again; what was killed or skipped always is.
 
     Attributes:
-        waiting: Results that are on disk only, because the tracking server failed.
+        waiting: Results that are on disk only, because the tracking server failed, each with its role.
     """
 
     def __init__(self, suite: Suite, store: Store, tracker: Tracker, reporter: Reporter, again: Again = Again.NONE):
@@ -49,9 +53,10 @@ class Runner:
         self.tracker = tracker
         self.reporter = reporter
         self.again = again
-        self.waiting = 0
+        self.waiting: dict[str, tuple[TrialResult, str]] = {}
         self._engine = Engine(store, suite.limits)
         self._leave_alone_until = 0.0
+        self._told: set[str] = set()
 
     def run(self, walk: Callable[[Obtain], None]) -> None:
         """Runs what is missing of the trials that ``walk`` asks for.
@@ -61,15 +66,18 @@ class Runner:
         """
         check(self.suite)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter:
+            self.store.remember(self.suite)
             walk(self._obtain)
+            self._offer()
 
     def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
-        known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
+        known = self.store.load(trial.id) or self._fetch(trial)
         if known is not None and not self._runs_again(known):
             if not self.tracker.holds(known):
                 self._record(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
+        self.store.require_space()
         self.reporter.begin(trial, role)
         result = self._engine.run(trial)
         if not self.tracker.holds(result):
@@ -90,23 +98,43 @@ class Runner:
             case Again.ALL:
                 return True
 
-    def _record(self, result: TrialResult, role: str) -> None:
+    def _fetch(self, trial: AnyTrial) -> TrialResult | None:
+        """What MLflow has of a trial; where the server fails, it counts as not run."""
+        if time.monotonic() < self._leave_alone_until:
+            return None
         try:
-            if time.monotonic() < self._leave_alone_until:
-                raise TrackingError("it failed a moment ago")
-            self.tracker.record(result, role)
+            return _fetched(trial, self.store, self.tracker)
         except TrackingError as error:
-            if self.waiting == 0:
-                self.reporter.warn(f"{error} ({self.tracker.uri}); results wait on disk")
-            self.waiting += 1
-            self._leave_alone_until = max(self._leave_alone_until, time.monotonic() + RETRY_SECONDS)
+            self._failed(error, "trials that only it holds are run anew")
+            return None
+
+    def _record(self, result: TrialResult, role: str) -> None:
+        self.waiting[result.trial.id] = (result, role)
+        if time.monotonic() >= self._leave_alone_until:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Gives the tracking server what waits for it, until it fails."""
+        try:
+            while self.waiting:
+                trial_id = next(iter(self.waiting))
+                self.tracker.record(*self.waiting[trial_id])
+                del self.waiting[trial_id]
+        except TrackingError as error:
+            self._failed(error, "results wait on disk")
+
+    def _failed(self, error: TrackingError, consequence: str) -> None:
+        if consequence not in self._told:
+            self.reporter.warn(f"{error} ({self.tracker.uri}); {consequence}")
+            self._told.add(consequence)
+        self._leave_alone_until = time.monotonic() + RETRY_SECONDS
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
         """The invocation's run; a server that fails to close it does not undo the trials."""
-        self.tracker.begin()
         status = "FAILED"
         try:
+            self.tracker.begin()
             yield
             status = "FINISHED"
         except KeyboardInterrupt:
