@@ -257,6 +257,29 @@ def sync(suites: tuple[str, ...], as_json: bool) -> None:
         click.echo("no suite has been run in this folder")
 
 
+@main.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE…]")
+@click.option("--metric", "metrics", multiple=True, help="A metric to show; may be repeated.")
+@click.option("--by", multiple=True, help="Group by this alone, such as commit or problem.width; may be repeated.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only these runs; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the ids of the runs.")
+@_verb
+def compare(
+    suites: tuple[str, ...], metrics: tuple[str, ...], by: tuple[str, ...], where: tuple[str, ...], as_json: bool
+) -> None:
+    """Compare the runs of each SUITE (a name) that MLflow holds: per cell, method and commit.
+
+    Without a SUITE, of all suites. Needs no suite file and no results on disk.
+    """
+    from .compare import as_records, compare, print_comparison
+
+    comparison = compare(suites, metrics, by, where)
+    if as_json:
+        click.echo(json.dumps(as_records(comparison), indent=2))
+    else:
+        print_comparison(comparison, _console())
+
+
 @main.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_verb

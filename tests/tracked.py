@@ -71,7 +71,13 @@ def make_result(trial: TrainingTrial, losses: tuple[float, ...] = (1.0, 0.4), **
             test_rmse=[2 * loss for loss in losses],
         ),
         "data": DataRecord(
-            name="teacher_student", source="made", digest="d", train_samples=100, test_samples=50, inputs=4, target="y"
+            name="teacher_student",
+            source="drawn at random",
+            digest=f"seed-{trial.seed:08x}",
+            train_samples=100,
+            test_samples=50,
+            inputs=4,
+            target="teacher's output",
         ),
         "wall_seconds": 2.0,
         "environment": {"commit": "a" * 40, "dirty": False, "cpu": "a CPU", "torch": "2.13.0"},

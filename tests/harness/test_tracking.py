@@ -227,17 +227,12 @@ def test_the_report_goes_with_what_is_synced(workplace: Path) -> None:
 
 
 def test_passwords_are_not_shown(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    try:
-        mlflow.set_tracking_uri("http://ada:se%3Acret@127.0.0.1:9/path")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        assert tracking_uri() == "http://ada:***@127.0.0.1:9/path"
-        with pytest.raises(UserError) as raised:
-            Tracker(SUITE)
-        assert "cret" not in str(raised.value)
-    finally:
-        mlflow.set_tracking_uri("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:se%3Acret@127.0.0.1:9/path")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert tracking_uri() == "http://ada:***@127.0.0.1:9/path"
+    with pytest.raises(UserError) as raised:
+        Tracker(SUITE)
+    assert "cret" not in str(raised.value)
 
 
 def test_a_suite_is_remembered_as_it_was_read(workplace: Path) -> None:
