@@ -235,16 +235,16 @@ def _present(
 def sync(suites: tuple[str, ...], as_json: bool) -> None:
     """Record in MLflow what is on disk and not there yet, as after a server's absence; runs nothing.
 
-    Without a SUITE, all suites that were run in this folder.
+    Without a SUITE, all suites that were run in this folder, each as it was run last.
     """
     from .store import Store
     from .suite_file import load_suite
-    from .sync import sync
+    from .sync import remembered, sync
     from .tracking import Tracker
 
     store = Store(Path.cwd())
     printed = []
-    for suite in [load_suite(name, _cores()) for name in suites] if suites else store.remembered():
+    for suite in [load_suite(name, _cores()) for name in suites] if suites else remembered(store):
         with store.turn():
             tracker = Tracker(suite)
         done = sync(suite, store, tracker, Path.cwd() / "reports" / suite.suite)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "as_records", "compare", "print_comparison"]
 
-DEFAULT_METRICS = ("epochs_to_target", "seconds_to_target", "best_test_rmse")
+# Shown where nothing else is asked for: of training trials, and of step costs.
+USUAL = ("epochs_to_target", "seconds_to_target", "best_test_rmse", "gradient_seconds", "step_seconds.")
 CENSORED = "target_censored"
 
 # What runs may differ in and still be pooled: the draw, and what only names or accompanies a run.
@@ -78,7 +79,7 @@ def compare(
 
     Args:
         suites: Names; empty for all that are recorded.
-        metrics: Names; empty for the usual three.
+        metrics: Names; empty for the usual ones.
         by: Facts to group by; empty for all that results depend on, except the seed.
         where: Conditions "KEY=VALUE"; of several with one key, one has to hold, of several keys, all.
 
@@ -97,7 +98,7 @@ def compare(
             raise UserError(unknown_name("metric", name, known))
     wanted = [_key(key, keys, "--by") for key in by]
     grouping = wanted or [key for key in keys if key not in POOLED]
-    chosen = list(metrics) or [key for key in DEFAULT_METRICS if key in known]
+    chosen = list(metrics) or [key for usual in USUAL for key in known if _is(key, usual)]
     groups: dict[tuple[str, ...], list[_Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.started):
         groups.setdefault(tuple(trial.facts.get(key, "") for key in grouping), []).append(trial)
@@ -180,6 +181,11 @@ def _trial(run: "Run") -> _Trial:
     return _Trial(run.info.run_id, run.info.start_time, told, dict(run.data.metrics))
 
 
+def _is(key: str, usual: str) -> bool:
+    """Whether a metric is a usual one, or begins like one that ends with a dot."""
+    return key.startswith(usual) if usual.endswith(".") else key == usual
+
+
 def _version(facts: Mapping[str, str]) -> str:
     """The commit, with the digest of the code where files differed from it or there was no commit."""
     commit, code = facts.get("commit", "None"), facts.get("environment.code", "")[:6]
@@ -189,14 +195,12 @@ def _version(facts: Mapping[str, str]) -> str:
 
 
 def _newest(trials: Iterable[_Trial]) -> list[_Trial]:
-    """Without skipped trials and repetitions."""
+    """Without skipped trials and repetitions; the trials come newest first."""
     newest: dict[tuple[str, ...], _Trial] = {}
     for trial in trials:
         if trial.facts["outcome"] != Outcome.SKIPPED:
-            keys = ("suite", "target", "trial", "commit", "environment.cpu", "environment.gpu", "environment.torch")
-            kept = newest.setdefault(tuple(trial.facts.get(key, "") for key in keys), trial)
-            if trial.started > kept.started:
-                newest[tuple(trial.facts.get(key, "") for key in keys)] = trial
+            keys = ("suite", "reading", "trial", "commit", "environment.cpu", "environment.gpu", "environment.torch")
+            newest.setdefault(tuple(trial.facts.get(key, "") for key in keys), trial)
     return list(newest.values())
 
 
@@ -262,7 +266,7 @@ def _missing(key: str) -> str:
 
 def _telling(rows: Sequence[Row], grouping: Sequence[str]) -> list[str]:
     """What sets rows apart, and always method and commit; of settings, those that differ within a method."""
-    shown = {"method", "commit"}
+    shown = {"commit"} | ({"method"} if any(row.facts.get("method") for row in rows) else set())
     for key in grouping:
         peers = {row.facts["method"] if key.startswith("method.") else "" for row in rows}
         for peer in peers:

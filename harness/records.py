@@ -19,6 +19,7 @@ STATUS = {
     Outcome.OUT_OF_MEMORY: "FAILED",
     Outcome.TIMEOUT: "FAILED",
     Outcome.CRASHED: "FAILED",
+    Outcome.REFUSED: "FAILED",
     Outcome.KILLED: "KILLED",
 }
 

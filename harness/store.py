@@ -82,23 +82,9 @@ class Store:
             )
 
     def remember(self, suite: Suite) -> None:
-        """Keeps the suite, so that its results can be gone through without its file."""
+        """Keeps the suite, so that ``ggn sync`` can go through its results without its file."""
         with contextlib.suppress(OSError):  # the results are what matters; their own saving tells of a full disk
             write_atomically(self.suites / f"{suite.suite}.json", suite.model_dump_json())
-
-    def remembered(self) -> list[Suite]:
-        """The suites that were run here.
-
-        Raises:
-            UserError: One was run by another version of the project.
-        """
-        suites = []
-        for path in sorted(self.suites.glob("*.json")):
-            try:
-                suites.append(Suite.model_validate_json(path.read_bytes()))
-            except ValidationError:
-                raise UserError(f"{path}: written by another version; name the suite's file instead") from None
-        return suites
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

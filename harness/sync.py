@@ -1,17 +1,22 @@
 """Records in MLflow what is on disk and not there yet, as after a server's absence."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .store import Store
-from .suite import Suite
-from .sweep import sweep
-from .tracking import Tracker
-from .trial import TrainingTrial, TrialResult
+from pydantic import ValidationError
 
-__all__ = ["Synced", "sync"]
+from .errors import UserError
+from .store import Store
+from .studies import study
+from .suite import Suite
+from .suite_file import KINDS
+from .tracking import Tracker
+from .trial import AnyTrial, TrialResult
+
+__all__ = ["Synced", "remembered", "sync"]
 
 
 class Synced(NamedTuple):
@@ -20,6 +25,22 @@ class Synced(NamedTuple):
     recorded: int
     held: int
     missing: int
+
+
+def remembered(store: Store) -> list[Suite]:
+    """The suites that were run in the store's folder, each as it was run last.
+
+    Raises:
+        UserError: One was run by another version of the project.
+    """
+    suites = []
+    for path in sorted(store.suites.glob("*.json")):
+        try:
+            raw = json.loads(path.read_bytes())
+            suites.append(KINDS[raw["measure"]].model_validate(raw))
+        except (ValidationError, ValueError, KeyError):
+            raise UserError(f"{path}: written by another version; name the suite's file instead") from None
+    return suites
 
 
 def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
@@ -38,7 +59,7 @@ def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
     waiting: dict[str, tuple[TrialResult, str]] = {}
     held = 0
 
-    def look(trial: TrainingTrial, role: str) -> TrialResult | None:
+    def look(trial: AnyTrial, role: str) -> TrialResult | None:
         nonlocal held
         result = store.load(trial.id)
         if result is not None and tracker.holds(result):
@@ -48,7 +69,7 @@ def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
         return result
 
     with store.lock(suite.suite):
-        sweep(suite, look)
+        study(suite).walk(look)
         if waiting:
             with _invocation(tracker):
                 for result, role in waiting.values():

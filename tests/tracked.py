@@ -13,12 +13,12 @@ from urllib.request import urlopen
 
 from trials import PROBLEM
 
-from harness.suite import Suite
+from harness.training_suite import TrainingSuite
 from harness.trial import Curve, DataRecord, Outcome, TrainingTrial, TrialResult
 
 __all__ = ["SUITE", "SUITE_FILE", "make_result", "mlflow_server", "runs", "trials_of", "wait_until"]
 
-SUITE = Suite.model_validate(
+SUITE = TrainingSuite.model_validate(
     {
         "suite": "small",
         "question": "Is it recorded?",
@@ -46,13 +46,10 @@ target: 0.5
 """
 
 
-def trials_of(suite: Suite) -> list[TrainingTrial]:
+def trials_of(suite: TrainingSuite) -> list[TrainingTrial]:
     """All evaluation trials of a suite without tuning."""
     return [
-        cell.trial(method, seed, suite.budget)
-        for cell in suite.cells()
-        for method in suite.methods
-        for seed in suite.seeds
+        suite.trial(cell, method, seed) for cell in suite.cells() for method in suite.methods for seed in suite.seeds
     ]
 
 

@@ -12,12 +12,12 @@ from tracked import SUITE, make_result, trials_of
 
 from harness.cli import main
 from harness.compare import compare
-from harness.suite import Suite
 from harness.sweep import EVALUATION, TUNING
 from harness.tracking import Tracker
+from harness.training_suite import TrainingSuite
 from harness.trial import Curve, Outcome
 
-CELLS = Suite.model_validate(
+CELLS = TrainingSuite.model_validate(
     SUITE.model_dump() | {"problem": [{**SUITE.problem[0].model_dump(), "width": width} for width in (16, 4)]}
 )
 OLD, NEW = "a" * 40, "b" * 40
@@ -177,7 +177,7 @@ def test_settings_that_differ_are_shown_with_the_method(tracker: Tracker) -> Non
     (cell,) = SUITE.cells()
     ggn, sgd = SUITE.methods
     for method in (ggn, ggn.model_copy(update={"lr": 0.5}), sgd):
-        tracker.record(make_result(cell.trial(method, 0, SUITE.budget)), EVALUATION)
+        tracker.record(make_result(SUITE.trial(cell, method, 0)), EVALUATION)
     shown = CliRunner().invoke(main, ["compare"]).stdout
     assert "ggn lr 0.5" in shown
     assert "ggn lr 1.0" in shown

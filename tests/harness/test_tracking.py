@@ -12,15 +12,18 @@ import pytest
 from tracked import SUITE, make_result, runs, trials_of, wait_until
 from trials import make_trial
 
+from harness.compare import compare
 from harness.connection import tracking_uri
 from harness.errors import UserError
+from harness.stepcost_suite import StepCostSuite
 from harness.store import Store
 from harness.suite import Suite
 from harness.sweep import EVALUATION, TUNING
-from harness.sync import sync
+from harness.sync import remembered, sync
 from harness.tracking import Tracker, TrackingError
 from harness.training import train
-from harness.trial import Outcome
+from harness.training_suite import TrainingSuite
+from harness.trial import Outcome, StepCosts, TrialResult
 
 TRIALS = trials_of(SUITE)
 
@@ -113,6 +116,33 @@ def test_another_claim_suite_or_outcome_is_not_taken_for_the_same(tracker: Track
     assert not Tracker(SUITE.model_copy(update={"suite": "other"})).holds(result)
 
 
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_can_be_recorded(outcome: Outcome, tracker: Tracker) -> None:
+    result = make_result(TRIALS[0], outcome=outcome)
+    tracker.record(result, EVALUATION)
+    assert Tracker(SUITE).holds(result)
+
+
+def test_a_step_cost_trial_is_recorded_and_synced(workplace: Path) -> None:
+    shared = {key: value for key, value in SUITE.model_dump().items() if key in Suite.model_fields}
+    suite = StepCostSuite.model_validate(shared | {"measure": "step_cost", "seeds": (0,)})
+    (cell,) = suite.cells()
+    costs = StepCosts(step=[[1.0, 2.0], [3.0, 4.0]], again=[1.0, 1.0], gradient=[0.5, 0.5], memory_mib=[1.0, None])
+    store = Store(workplace)
+    store.remember(suite)
+    assert remembered(store) == [suite]
+    result = TrialResult(trial=suite.trial(cell, 0), outcome=Outcome.COMPLETED, costs=costs, started=1.7e9)
+    store.save(result)
+    assert sync(suite, store, Tracker(suite), workplace / "none") == (1, 0, 0)
+    (run,) = [run for run in runs() if run.data.tags["ggn.kind"] == "step_cost"]
+    assert run.data.metrics["step_seconds.0.ggn"] == 1.5
+    assert Tracker(suite).load(result.trial.id) == result
+    (row,) = compare(["small"]).rows
+    assert {key: value.median for key, value in row.metrics.items()} == {
+        "gradient_seconds": 0.5, "step_seconds.0.ggn": 1.5, "step_seconds.1.sgd": 3.5,
+    }  # fmt: skip
+
+
 def test_a_run_left_half_written_does_not_count(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(tracker._client, "log_text", _fail)
@@ -197,7 +227,7 @@ def test_a_locked_database_makes_results_wait(tracker: Tracker, workplace: Path)
 
 def test_sync_knows_the_roles_of_a_searched_suite(workplace: Path) -> None:
     tuning = {"seeds": [1000], "budget": {"epochs": 1}, "spaces": {"ggn": {"lr": [0.5, 1.0]}, "sgd": {"lr": [0.1, 1]}}}
-    suite = Suite.model_validate(SUITE.model_dump() | {"tuning": tuning})
+    suite = TrainingSuite.model_validate(SUITE.model_dump() | {"tuning": tuning})
     store = Store(workplace)
     (cell,) = suite.cells()
     searched = [
@@ -206,8 +236,8 @@ def test_sync_knows_the_roles_of_a_searched_suite(workplace: Path) -> None:
     for trial in searched:
         store.save(make_result(trial, losses=(1.0, 0.9, 1.0 / (1 + trial.method.lr))))
     for seed in suite.seeds:  # GGN's search chose lr 1.0; SGD's first seed is still missing
-        store.save(make_result(cell.trial(suite.candidates(suite.methods[0])[1], seed, suite.budget)))
-    store.save(make_result(cell.trial(suite.candidates(suite.methods[1])[1], 1, suite.budget)))
+        store.save(make_result(suite.trial(cell, suite.candidates(suite.methods[0])[1], seed)))
+    store.save(make_result(suite.trial(cell, suite.candidates(suite.methods[1])[1], 1)))
     assert sync(suite, store, Tracker(suite), workplace / "none") == (7, 0, 1)
     roles = [run.data.tags["ggn.role"] for run in runs() if "ggn.trial" in run.data.tags]
     assert (roles.count(TUNING), roles.count(EVALUATION)) == (4, 3)
@@ -238,10 +268,10 @@ def test_passwords_are_not_shown(workplace: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_suite_is_remembered_as_it_was_read(workplace: Path) -> None:
     store = Store(workplace)
     store.remember(SUITE)
-    assert store.remembered() == [SUITE]
-    (store.suites / "old.json").write_text('{"suite": "old", "gone": 1}')
+    assert remembered(store) == [SUITE]
+    (store.suites / "old.json").write_text('{"suite": "old", "measure": "training", "gone": 1}')
     with pytest.raises(UserError, match=r"old\.json: written by another version"):
-        store.remembered()
+        remembered(store)
 
 
 def test_a_result_that_cannot_be_written_is_told_and_leaves_nothing(workplace: Path) -> None:

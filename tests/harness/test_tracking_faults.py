@@ -24,9 +24,10 @@ from harness.engine import Engine
 from harness.progress import Reporter
 from harness.runner import Runner
 from harness.store import Store
+from harness.studies import study
 from harness.sync import sync
 from harness.tracking import Tracker
-from harness.trial import TrainingTrial, TrialResult
+from harness.trial import AnyTrial, TrialResult
 
 TRIALS = len(trials_of(SUITE))
 
@@ -165,7 +166,7 @@ def test_a_server_that_fails_midway_loses_nothing(
     runner, console = _runner(workplace, tracker)
     run_trial = Engine.run
 
-    def run_then_break(engine: Engine, trial: TrainingTrial) -> TrialResult:
+    def run_then_break(engine: Engine, trial: AnyTrial) -> TrialResult:
         result = run_trial(engine, trial)
         if len(list(runner.store.trials.iterdir())) == 2:  # at the second trial, in the middle of its recording
             proxy.fail(fault, "mlflow-artifacts", 0)
@@ -175,9 +176,10 @@ def test_a_server_that_fails_midway_loses_nothing(
         return result
 
     monkeypatch.setattr(Engine, "run", run_then_break)
-    contenders = runner.run()
+    found = study(SUITE)
+    runner.run(found.walk)
     assert proxy.struck.is_set()
-    assert sum(len(contender.evaluations) for contender in contenders) == TRIALS
+    assert len(found.results()) == TRIALS
     assert len(runner.waiting) == TRIALS - 1
     told = console.export_text()
     assert told.count("results wait on disk") == 1
@@ -189,24 +191,25 @@ def test_a_server_that_fails_midway_loses_nothing(
     _assert_all_recorded_once()
 
 
+@pytest.mark.parametrize(("patience", "back_after"), [(0.0, TRIALS - 1), (60.0, TRIALS)])
 def test_a_server_that_comes_back_during_the_run_gets_everything(
-    proxy: Proxy, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    patience: float, back_after: int, proxy: Proxy, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "RETRY_SECONDS", patience)
     running, console = _runner(workplace, Tracker(SUITE))
     run_trial = Engine.run
 
-    def run_between_faults(engine: Engine, trial: TrainingTrial) -> TrialResult:
+    def run_between_faults(engine: Engine, trial: AnyTrial) -> TrialResult:
         result = run_trial(engine, trial)
         finished = len(list(running.store.trials.iterdir()))
         if finished == 1:
             proxy.fail("500", "runs/create", 0)
-        elif finished == TRIALS - 1:
+        elif finished == back_after:
             proxy.mend()
         return result
 
     monkeypatch.setattr(Engine, "run", run_between_faults)
-    running.run()
+    running.run(study(SUITE).walk)
     assert proxy.struck.is_set()
     assert not running.waiting
     assert console.export_text().count("results wait on disk") == 1
@@ -215,13 +218,14 @@ def test_a_server_that_comes_back_during_the_run_gets_everything(
 
 def test_results_that_only_a_failing_server_holds_are_run_anew(proxy: Proxy, workplace: Path, tmp_path: Path) -> None:
     first, _ = _runner(workplace, Tracker(SUITE))
-    first.run()
+    first.run(study(SUITE).walk)
     (tmp_path / "elsewhere").mkdir()
     second, console = _runner(tmp_path / "elsewhere", Tracker(SUITE))
     proxy.fail("500", "trial.json", 2)  # looked up and loaded: one result comes, then none
-    contenders = second.run()
+    found = study(SUITE)
+    second.run(found.walk)
     assert proxy.struck.is_set()
-    assert sum(len(contender.evaluations) for contender in contenders) == TRIALS
+    assert len(found.results()) == TRIALS
     assert second.reporter.reused == 1
     assert "run anew" in console.export_text()
 
@@ -252,7 +256,7 @@ def test_sync_as_a_user_types_it(proxy: Proxy, workplace: Path) -> None:
     proxy.fail("refuse", "log-batch", 1)
     ran = CliRunner().invoke(main, ["run", "small.yaml"])
     assert ran.exit_code == 0, ran.output
-    assert f"{TRIALS - 1} results are on disk only: ggn sync small.yaml records them" in ran.stdout
+    assert f"{TRIALS - 1} results are on disk only: ggn sync records them" in ran.stdout
     assert ran.stdout.splitlines()[-1].startswith("report: ")
     away = CliRunner().invoke(main, ["sync"])
     assert away.exit_code == 2
