@@ -1,6 +1,7 @@
 # make reproduce   the main job: GGN, SGD and Adam on real data, ends with a report
 # make test        all fast tests
 # make ui          MLflow's page on 127.0.0.1
+# make server      a team's tracking server, with PostgreSQL, in containers; see docs/mlflow.md
 # make lint        style and types
 # make bench       the asv benchmarks, quickly, on this checkout
 # make peers       Gram and step beside other libraries, about an hour; OPTIONS=--quick for a look
@@ -16,7 +17,7 @@ PEERS := .venv-peers
 JAX := .venv-jax
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-slow ui lint bench peers lock clean
+.PHONY: help env reproduce test test-slow test-postgres ui server lint bench peers lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -41,8 +42,14 @@ test: env
 test-slow: env
 	$(BIN)/python -m pytest -m slow
 
+test-postgres: env
+	.ci/postgres $(BIN)/python -m pytest -m postgres
+
 ui: env
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+
+server:
+	docker compose --file mlflow/compose.yaml up --build --detach --wait
 
 lint: env
 	$(BIN)/ruff check .
@@ -74,7 +81,7 @@ $(JAX)/.installed: $(INSTALLED) suites/peers/requirements-jax.txt
 # would fetch a CUDA build of several GB on Linux; its local version (+cpu) is not part of the lock.
 lock:
 	rm -rf .lock-env && $(PYTHON) -m venv .lock-env
-	.lock-env/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 mlflow==3.17.2 "setuptools>=77" ".[dev]"
+	.lock-env/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 mlflow==3.17.2 "setuptools>=77" ".[dev,team]"
 	{ echo "# Exact versions of everything, written by 'make lock' (Python 3.11, Linux). Every make target installs from here."; \
 	  .lock-env/bin/python -m pip freeze --all --exclude pip --exclude gram-gauss-newton | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf .lock-env build *.egg-info

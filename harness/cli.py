@@ -1,5 +1,6 @@
 """The verbs of ``ggn``."""
 
+import errno
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FINE, FAILED, WRONG_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -38,15 +40,24 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(FINE)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                _defect()
+            click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}; finished trials are kept", err=True)
+            sys.exit(WRONG_INPUT)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted: finished trials are kept; the same command goes on from here", err=True)
             sys.exit(INTERRUPTED)
         except Exception:
-            traceback.print_exc()
-            click.echo("this is a defect of ggn, please report it with the lines above", err=True)
-            sys.exit(BUG)
+            _defect()
 
     return guarded
+
+
+def _defect() -> NoReturn:
+    traceback.print_exc()
+    click.echo("this is a defect of ggn, please report it with the lines above", err=True)
+    sys.exit(BUG)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,6 +103,12 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
 @click.option("--jobs", type=click.IntRange(min=1), help="Trials at once here; they disturb each other's timings.")
 @click.option("--share-machine", is_flag=True, help="Let trials that time steps run beside others on one machine.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show the trials and what is done of them; run nothing.")
+@click.option(
+    "--system-metrics",
+    is_flag=True,
+    envvar="MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+    help="Record this machine's load, too, with the invocation's run in MLflow.",
+)
 @_verb
 def run(
     suites: tuple[str, ...],
@@ -104,6 +121,7 @@ def run(
     jobs: int | None,
     share_machine: bool,
     only_plan: bool,
+    system_metrics: bool,
 ) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
 
@@ -116,7 +134,7 @@ def run(
     from .store import Store
     from .studies import study
     from .suite_file import load_suite
-    from .tracking import Tracker
+    from .tracking import Tracker, TrackingError
 
     console = _console(stderr=as_json)
     store = Store(Path.cwd())
@@ -128,7 +146,7 @@ def run(
         return
     for typed, suite in loaded:
         with store.turn():
-            tracker = Tracker(suite)
+            tracker = Tracker(suite, system_metrics=system_metrics)
         reporter = Reporter(suite.size(), console)
         options = EngineOptions(engine, scheduler, jobs, share_machine)
         runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options)
@@ -137,10 +155,13 @@ def run(
         page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)
         if runner.waiting:
             reporter.warn(
-                f"{runner.waiting} results are on disk only: the same command records them when the server is back"
+                f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back"
             )
         else:
-            tracker.attach(page.parent)
+            try:
+                tracker.attach(page.parent)
+            except TrackingError as error:
+                reporter.warn(f"{error} ({tracker.uri}); the report is on disk only")
         if reporter.failures:
             reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
         failed += reporter.failures
@@ -234,6 +255,58 @@ def check(code: str, changes: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     sys.exit(FAILED if any(finding.reason for finding in findings) else FINE)
+
+
+@main.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE…]")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@_verb
+def sync(suites: tuple[str, ...], as_json: bool) -> None:
+    """Record in MLflow what is on disk and not there yet, as after a server's absence; runs nothing.
+
+    Without a SUITE, all suites that were run in this folder, each as it was run last.
+    """
+    from .store import Store
+    from .suite_file import load_suite
+    from .sync import remembered, sync
+    from .tracking import Tracker
+
+    store = Store(Path.cwd())
+    printed = []
+    for suite in [load_suite(name, _cores()) for name in suites] if suites else remembered(store):
+        with store.turn():
+            tracker = Tracker(suite)
+        done = sync(suite, store, tracker, Path.cwd() / "reports" / suite.suite)
+        printed.append({"suite": suite.suite, **done._asdict()})
+        if not as_json:
+            click.echo(f"{suite.suite}: {done.recorded} recorded, {done.held} were there, {done.missing} not on disk")
+    if as_json:
+        click.echo(json.dumps(printed, indent=2))
+    elif not printed:
+        click.echo("no suite has been run in this folder")
+
+
+@main.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE…]")
+@click.option("--metric", "metrics", multiple=True, help="A metric to show; may be repeated.")
+@click.option("--by", multiple=True, help="Group by this alone, such as commit or problem.width; may be repeated.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only these runs; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the ids of the runs.")
+@_verb
+def compare(
+    suites: tuple[str, ...], metrics: tuple[str, ...], by: tuple[str, ...], where: tuple[str, ...], as_json: bool
+) -> None:
+    """Compare the runs of each SUITE (a name) that MLflow holds: per cell, method and commit.
+
+    Without a SUITE, of all suites. Needs no suite file and no results on disk.
+    """
+    from .compare import as_records, compare, print_comparison
+
+    comparison = compare(suites, metrics, by, where)
+    if as_json:
+        click.echo(json.dumps(as_records(comparison), indent=2))
+    else:
+        print_comparison(comparison, _console())
 
 
 @main.command(name="list")

@@ -10,7 +10,8 @@ __all__ = ["Frozen", "as_tuple", "short"]
 class Frozen(BaseModel):
     """An immutable record that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Written as JSON, numbers that are not finite come back as they were, not as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

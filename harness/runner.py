@@ -1,4 +1,8 @@
-"""Runs a suite: every trial that is not finished yet, each result stored, recorded and reported."""
+"""Runs a suite: every trial that is not finished yet, each result stored, recorded and reported.
+
+A tracking server may fail at any time: what it does not take waits on disk and in a queue here, is offered again now
+and then, and at the end; what is left then, ``ggn sync`` or the next run records.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +45,7 @@ class Runner:
         options: Where trials run.
 
     Attributes:
-        waiting: Results that are on disk only, because the tracking server failed.
+        waiting: Results that are on disk only, because the tracking server failed, each with its role.
     """
 
     def __init__(
@@ -58,10 +62,11 @@ class Runner:
         self.tracker = tracker
         self.reporter = reporter
         self.again = again
-        self.waiting = 0
+        self.waiting: dict[str, tuple[TrialResult, str]] = {}
         self._options = options or EngineOptions()
         self._ran: dict[str, TrialResult] = {}  # ahead of being asked for
         self._leave_alone_until = 0.0
+        self._told: set[str] = set()
         self._engine: Engine
 
     def run(self, walk: Callable[[Obtain], None]) -> None:
@@ -73,9 +78,11 @@ class Runner:
         check(self.suite)
         engine = open_engine(self._options, self.suite, self.store, self.reporter.warn)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter, engine as self._engine:
+            self.store.remember(self.suite)
             if self._engine.is_parallel:
                 self._run_ahead(walk)
             walk(self._obtain)
+            self._offer()
 
     def _run_ahead(self, walk: Callable[[Obtain], None]) -> None:
         """Runs what is missing, several trials at once: all that is known to be needed, then what hangs on that."""
@@ -106,6 +113,7 @@ class Runner:
                 self._record(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
+        self.store.require_space()
         self.reporter.begin(trial, role)
         (result,) = self._engine.run_all([trial])
         self._keep(result, role)
@@ -118,7 +126,7 @@ class Runner:
 
     def _known(self, trial: AnyTrial) -> TrialResult | None:
         """The trial's result, if there is one and it stands."""
-        known = self.store.load(trial.id) or _fetched(trial, self.store, self.tracker)
+        known = self.store.load(trial.id) or self._fetch(trial)
         return None if known is None or self._runs_again(known) else known
 
     def _runs_again(self, known: TrialResult) -> bool:
@@ -134,23 +142,43 @@ class Runner:
             case Again.ALL:
                 return True
 
-    def _record(self, result: TrialResult, role: str) -> None:
+    def _fetch(self, trial: AnyTrial) -> TrialResult | None:
+        """What MLflow has of a trial; where the server fails, it counts as not run."""
+        if time.monotonic() < self._leave_alone_until:
+            return None
         try:
-            if time.monotonic() < self._leave_alone_until:
-                raise TrackingError("it failed a moment ago")
-            self.tracker.record(result, role)
+            return _fetched(trial, self.store, self.tracker)
         except TrackingError as error:
-            if self.waiting == 0:
-                self.reporter.warn(f"{error} ({self.tracker.uri}); results wait on disk")
-            self.waiting += 1
-            self._leave_alone_until = max(self._leave_alone_until, time.monotonic() + RETRY_SECONDS)
+            self._failed(error, "trials that only it holds are run anew")
+            return None
+
+    def _record(self, result: TrialResult, role: str) -> None:
+        self.waiting[result.trial.id] = (result, role)
+        if time.monotonic() >= self._leave_alone_until:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Gives the tracking server what waits for it, until it fails."""
+        try:
+            while self.waiting:
+                trial_id = next(iter(self.waiting))
+                self.tracker.record(*self.waiting[trial_id])
+                del self.waiting[trial_id]
+        except TrackingError as error:
+            self._failed(error, "results wait on disk")
+
+    def _failed(self, error: TrackingError, consequence: str) -> None:
+        if consequence not in self._told:
+            self.reporter.warn(f"{error} ({self.tracker.uri}); {consequence}")
+            self._told.add(consequence)
+        self._leave_alone_until = time.monotonic() + RETRY_SECONDS
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
         """The invocation's run; a server that fails to close it does not undo the trials."""
-        self.tracker.begin()
         status = "FAILED"
         try:
+            self.tracker.begin()
             yield
             status = "FINISHED"
         except KeyboardInterrupt:

@@ -41,7 +41,7 @@ def measure_steps(trial: StepCostTrial) -> TrialResult:
     Raises:
         UserError: The problem's data cannot be read, or the batch is larger than the training set.
     """
-    started = time.time()
+    started, clock = time.time(), time.monotonic()  # only the latter is never set back
     # Before torch has started a thread: each method's memory is that of a child of its own.
     memory = [_memory_in_a_child(trial, method) for method in trial.methods]
     problem = prepare(trial)
@@ -54,7 +54,7 @@ def measure_steps(trial: StepCostTrial) -> TrialResult:
         reason="" if exact else f"GGN's step differs from the dense float64 solve by {error:.1e}, allowed {bound:g}",
         costs=_costs(trial, problem, memory, error) if exact else None,
         data=data_record(trial, problem),
-        wall_seconds=time.time() - started,
+        wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),
         started=started,

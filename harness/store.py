@@ -2,21 +2,26 @@
 
 The files live under ``.ggn/trials/`` of the working folder, named by the trial's identity. A trial is finished when its
 file exists; writing is atomic, so an interruption leaves either a whole result or none. They are the safety copy that
-lets results wait for a tracking server, and the cache from which a second run skips what is done.
+lets results wait for a tracking server, and the cache from which a second run skips what is done. The suites that were
+run here are in ``.ggn/suites/``, as they were read.
 """
 
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from .errors import UserError
+from .suite import Suite
 from .trial import TrialResult
 
 __all__ = ["Store", "write_atomically"]
+
+MIN_FREE_MIB = 10  # a result takes some KiB, MLflow's database several times as much
 
 
 class Store:
@@ -29,8 +34,10 @@ class Store:
     def __init__(self, folder: Path):
         self.root = folder / ".ggn"
         self.trials = self.root / "trials"
+        self.suites = self.root / "suites"
         try:
             self.trials.mkdir(parents=True, exist_ok=True)
+            self.suites.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.trials}: cannot be made: {error.strerror}; run from a folder you can write to"
@@ -47,7 +54,37 @@ class Store:
             return None
 
     def save(self, result: TrialResult) -> None:
-        write_atomically(self.path(result.trial.id), result.model_dump_json())
+        """Keeps the result.
+
+        Raises:
+            UserError: The file cannot be written, as on a full disk.
+        """
+        path = self.path(result.trial.id)
+        try:
+            write_atomically(path, result.model_dump_json())
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written: {error.strerror}; what was finished before is kept: make "
+                "room, then type the same command again"
+            ) from None
+
+    def require_space(self) -> None:
+        """Sees to it that no trial is run whose result would find no place.
+
+        Raises:
+            UserError: The disk is all but full.
+        """
+        free = shutil.disk_usage(self.root).free // 2**20
+        if free < MIN_FREE_MIB:
+            raise UserError(
+                f"{self.root}: {free} MiB are free on this disk, {MIN_FREE_MIB} are needed; finished trials are kept: "
+                "make room, then type the same command again"
+            )
+
+    def remember(self, suite: Suite) -> None:
+        """Keeps the suite, so that ``ggn sync`` can go through its results without its file."""
+        with contextlib.suppress(OSError):  # the results are what matters; their own saving tells of a full disk
+            write_atomically(self.suites / f"{suite.suite}.json", suite.model_dump_json())
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from .suite import Limits, Suite
 from .training_suite import TrainingSuite, Tuning
 from .trial import Budget
 
-__all__ = ["load_suite", "shipped_suites"]
+__all__ = ["KINDS", "load_suite", "shipped_suites"]
 
 KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite}
 

@@ -31,7 +31,7 @@ def train(trial: TrainingTrial) -> TrialResult:
     Raises:
         UserError: The problem's data cannot be read, or the batch is larger than the training set.
     """
-    started = time.time()
+    started, clock = time.time(), time.monotonic()  # only the latter is never set back
     problem = prepare(trial)
     first_step_seconds = _warm_up(trial, problem)
     curve, outcome, reason = _train(trial, problem)
@@ -42,7 +42,7 @@ def train(trial: TrainingTrial) -> TrialResult:
         curve=curve,
         data=data_record(trial, problem),
         first_step_seconds=first_step_seconds,
-        wall_seconds=time.time() - started,
+        wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),
         started=started,

@@ -38,7 +38,7 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
     _be_the_first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     trial: AnyTrial = TypeAdapter(AnyTrial).validate_json(trial_json)
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     try:
         _limit_memory(memory_gib)
         result = train(trial) if isinstance(trial, TrainingTrial) else measure_steps(trial)
@@ -48,11 +48,14 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
             trial=trial,
             outcome=outcome,
             reason=reason,
-            wall_seconds=time.time() - started,
+            wall_seconds=time.monotonic() - clock,
             environment=environment(),
             started=started,
         )
-    write_atomically(Path(result_path), result.model_dump_json())
+    try:
+        write_atomically(Path(result_path), result.model_dump_json())
+    except OSError as error:  # a full disk: the parent tells of it
+        sys.exit(f"error: {result_path}: cannot be written: {error.strerror}")
 
 
 def _judge(error: Exception) -> tuple[Outcome, str]:

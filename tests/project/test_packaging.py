@@ -1,6 +1,8 @@
 """What is installed, and that the folder mlflow/ shadows nothing."""
 
+import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,8 +88,8 @@ def test_the_lock_file_serves_pyproject() -> None:
     assert locked["mlflow"] == "3.17.2"
     names = {name.lower().replace("_", "-") for name in locked}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
-        name = requirement.split(">")[0].split("<")[0].split("=")[0].strip().lower()
+    for requirement in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
+        name = re.split(r"[\[<>=]", requirement)[0].strip().lower()
         assert name in names, f"{name} is not in requirements.lock: make lock"
 
 
