@@ -19,12 +19,13 @@ from .problems import PROBLEMS
 from .selection import laid_over, part, restricted, set_value
 from .stepcost_suite import StepCostSuite
 from .suite import Limits, Suite
+from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite, Tuning
 from .trial import Budget
 
 __all__ = ["load_suite", "shipped_suites"]
 
-KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite}
+KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite, "theory": TheorySuite}
 
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 

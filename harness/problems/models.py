@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-__all__ = ["ACTIVATIONS", "mlp"]
+__all__ = ["ACTIVATIONS", "cnn", "mlp"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "gelu": nn.GELU}
 
@@ -22,4 +22,24 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: str, seed
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         layers.append(nn.Linear(sizes[-1], outputs))
+    return nn.Sequential(*layers)
+
+
+def cnn(width: int, depth: int, outputs: int, activation: str, seed: int) -> nn.Sequential:
+    """A convolutional network for small images of one channel, in torch's default initialization.
+
+    ``depth`` convolutions of 3 × 3, the first with ``width`` channels and stride 1, the others with twice as many and
+    stride 2; then a linear layer on what is left, which fits images of 8 × 8. There is no batch normalization: it would
+    couple the samples.
+
+    The weights depend on ``seed`` alone; the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), ACTIVATIONS[activation]()]
+        channels, side = width, 8
+        for _ in range(depth - 1):
+            layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
+            channels, side = 2 * width, (side + 1) // 2
+        layers += [nn.Flatten(), nn.Linear(channels * side * side, outputs)]
     return nn.Sequential(*layers)
