@@ -12,7 +12,7 @@ from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite
 from .trial import TrialResult
 
-__all__ = ["Study", "study"]
+__all__ = ["StepCostStudy", "Study", "TheoryStudy", "TrainingStudy", "study"]
 
 
 class Study(Protocol):
@@ -37,7 +37,9 @@ class Study(Protocol):
         """The main table as plain data."""
 
 
-class _Training:
+class TrainingStudy:
+    """A training suite, and its methods in every cell."""
+
     def __init__(self, suite: TrainingSuite):
         self.suite = suite
         self.contenders: list[Contender] = []
@@ -69,7 +71,9 @@ class _Training:
         return as_records(self.suite, self.contenders)
 
 
-class _StepCost:
+class StepCostStudy:
+    """A step-cost suite, and what was timed in every cell."""
+
     def __init__(self, suite: StepCostSuite):
         self.suite = suite
         self.costs: list[Costs] = []
@@ -101,7 +105,9 @@ class _StepCost:
         return as_records(self.suite, self.costs)
 
 
-class _Theory:
+class TheoryStudy:
+    """A theory suite, and what was measured in every cell."""
+
     def __init__(self, suite: TheorySuite):
         self.suite = suite
         self.costs: list[Costs] = []
@@ -136,8 +142,8 @@ class _Theory:
 def study(suite: Suite) -> Study:
     """The study of a suite, with nothing found yet."""
     if isinstance(suite, TrainingSuite):
-        return _Training(suite)
+        return TrainingStudy(suite)
     if isinstance(suite, TheorySuite):
-        return _Theory(suite)
+        return TheoryStudy(suite)
     assert isinstance(suite, StepCostSuite)
-    return _StepCost(suite)
+    return StepCostStudy(suite)
