@@ -97,16 +97,18 @@ class Claim(Frozen):
 
     Attributes:
         claim: Its name.
+        number: Its place among the claims.
         statement: What is claimed, in one sentence of ours.
         where: Where the paper makes it.
         source: Whether that place was read, or is recalled.
         proxy: What stands in for the paper's own workload; with it the best verdict is "partial".
         figure: The figure that shows it.
         remark: What a reader should know.
-        parts: Its measurements.
+        parts: Its measurements; the first is its headline.
     """
 
     claim: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    number: int
     statement: str
     where: str
     source: Source
