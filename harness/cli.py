@@ -151,9 +151,7 @@ def run(
 @main.command()
 @_suites
 @_verb
-def report(
-    suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], full: bool, as_json: bool
-) -> None:
+def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
     from .runner import recorded
     from .store import Store

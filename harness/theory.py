@@ -6,7 +6,7 @@ shared between the two, so a defect of the optimizer shows as a theory that fail
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ def _factor(model: TwoLayerNetwork, inputs: Tensor, activation: str) -> float:
 
 
 def _epochs(trial: TheoryTrial, problem: Problem) -> tuple[list[float], list[float], float]:
-    """Residual norms along passes over fixed batches: measured, and as block Gauss–Seidel has them; its spectral radius.
+    """Residual norms along passes over fixed batches, as measured and as block Gauss–Seidel has them; its radius.
 
     In the limit of large width a step on batch B takes r to r − K[:, B] K_BB⁻¹ r_B, so an epoch is a product of such
     factors, one a batch.
@@ -150,10 +150,8 @@ def _epochs(trial: TheoryTrial, problem: Problem) -> tuple[list[float], list[flo
 @contextmanager
 def _until_it_diverges() -> Iterator[None]:
     """A descent that leaves the finite numbers ends there; what was measured before stays."""
-    try:
+    with suppress(NonFiniteError):
         yield
-    except NonFiniteError:
-        pass
 
 
 @torch.no_grad()

@@ -57,10 +57,11 @@ class TheorySuite(Suite):
         record = result.theory
         if record is None:
             return {}
+        first = record.descents[0].residuals
         return {
             "link_gap": _finite(record.link_gap),
             "spectral_radius": record.spectral_radius,
-            "residual_after_first_step": record.descents[0].residuals[1] if len(record.descents[0].residuals) > 1 else None,
+            "residual_after_first_step": first[1] if len(first) > 1 else None,
             "residual_after_last_epoch": record.epoch_residuals[-1],
         }
 

@@ -10,7 +10,9 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-__all__ = ["MIN_PAIRS", "Interval", "clustered_median", "median_interval", "median_ratio", "paired_ratio", "slope_interval"]
+__all__ = [
+    "MIN_PAIRS", "Interval", "clustered_median", "median_interval", "median_ratio", "paired_ratio", "slope_interval",
+]  # fmt: skip
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -91,17 +93,22 @@ def clustered_median(clusters: Sequence[Sequence[float]]) -> Interval:
     filled = [np.asarray(cluster, dtype=float) for cluster in clusters if len(cluster)]
     if not filled:
         return Interval(math.nan, math.nan, math.nan, 0)
-    values = np.concatenate(filled)
-    owner = np.repeat(np.arange(len(filled)), [len(cluster) for cluster in filled])
-    order = np.argsort(values)
-    values, owner = values[order], owner[order]
+    longest = max(map(len, filled))
+    padded = np.full((len(filled), longest), np.nan)  # NaN fills up short clusters; it sorts behind everything
+    for row, cluster in zip(padded, filled, strict=True):
+        row[: len(cluster)] = cluster
     draws = np.random.default_rng(0).integers(len(filled), size=(RESAMPLES, len(filled)))
-    medians = np.empty(RESAMPLES)
-    for i, draw in enumerate(draws):
-        weights = np.bincount(draw, minlength=len(filled))[owner]
-        medians[i] = _middle(np.repeat(values, weights)[None])[0]
-    medians.sort()
-    return Interval(float(_middle(values[None])[0]), *_tails(medians), len(filled))
+    medians = _middle_of_filled(np.sort(padded[draws].reshape(RESAMPLES, -1), axis=1))  # (resamples, clusters · longest)
+    middle = _middle_of_filled(np.sort(padded.reshape(1, -1), axis=1))[0]
+    return Interval(float(middle), *_tails(np.sort(medians)), len(filled))
+
+
+def _middle_of_filled(rows: FloatArray) -> FloatArray:
+    """The median of each sorted row, of what is no NaN; the upper middle where that is infinite."""
+    counts = (~np.isnan(rows)).sum(1, keepdims=True)
+    low, high = (np.take_along_axis(rows, index, 1)[:, 0] for index in ((counts - 1) // 2, counts // 2))
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(high), high, (low + high) / 2)
 
 
 def slope_interval(clusters: Sequence[Sequence[tuple[FloatArray, FloatArray]]]) -> Interval:
@@ -113,7 +120,8 @@ def slope_interval(clusters: Sequence[Sequence[tuple[FloatArray, FloatArray]]]) 
     Returns:
         The slope; NaN where no group has two different x. ``size`` is the number of clusters that contribute.
     """
-    sums = np.array([np.sum([_products(x, y) for x, y in groups], axis=0) for groups in clusters if groups]).reshape(-1, 2)
+    sums = np.array([np.sum([_products(x, y) for x, y in groups], axis=0) for groups in clusters if groups])
+    sums = sums.reshape(-1, 2)  # one row a cluster, also where there is none
     sums = sums[sums[:, 1] > 0]
     if not len(sums):
         return Interval(math.nan, math.nan, math.nan, 0)

@@ -70,7 +70,9 @@ class CheckedClaim:
         }
 
 
-def check(claims: Sequence[Claim], full: bool, obtain: Obtain, registered: Sequence[Registration]) -> list[CheckedClaim]:
+def check(
+    claims: Sequence[Claim], full: bool, obtain: Obtain, registered: Sequence[Registration]
+) -> list[CheckedClaim]:
     """Recomputes the verdicts of claims.
 
     Args:
@@ -84,9 +86,7 @@ def check(claims: Sequence[Claim], full: bool, obtain: Obtain, registered: Seque
     for found in studies.values():
         found.walk(obtain)
     return [
-        _checked(
-            claim, full, fingerprint(claim, suites), {name: studies[name] for name in claim.suites()}, registered
-        )
+        _checked(claim, full, fingerprint(claim, suites), {name: studies[name] for name in claim.suites()}, registered)
         for claim in claims
     ]
 
@@ -104,8 +104,8 @@ def _checked(
             verdict = PartVerdict(Verdict.INCONCLUSIVE, objection)
         parts.append(CheckedPart(part, estimate, verdict))
     deciding = [checked for checked in parts if checked.part.decides]
-    verdict = combined([checked.verdict.verdict for checked in deciding], proxy=bool(claim.proxy))
-    return CheckedClaim(claim, full, mark, verdict, objection or _reason(claim, verdict, deciding), parts, studies)
+    whole = combined([checked.verdict.verdict for checked in deciding], proxy=bool(claim.proxy))
+    return CheckedClaim(claim, full, mark, whole, objection or _reason(claim, whole, deciding), parts, studies)
 
 
 def _reason(claim: Claim, verdict: Verdict, deciding: Sequence[CheckedPart]) -> str:

@@ -60,7 +60,7 @@ class Least(Frozen):
     """
 
     samples: Annotated[int, Field(ge=1)] = 10
-    sizes: Annotated[int, Field(ge=1)] = 1
+    sizes: Annotated[int, Field(ge=0)] = 0
     span: Annotated[float, Field(ge=1)] = 1.0
 
 

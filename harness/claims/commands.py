@@ -69,7 +69,9 @@ def list_claims(names: Sequence[str], full: bool, as_json: bool) -> None:
             click.echo(f"  {part.part}: {part.accept}{shown}")
 
 
-def run_claims(names: Sequence[str], full: bool, again: str, folder: Path | None, console: Console, as_json: bool) -> int:
+def run_claims(
+    names: Sequence[str], full: bool, again: str, folder: Path | None, console: Console, as_json: bool
+) -> int:
     """Registers the claims, runs what is missing of their suites, and writes the page.
 
     Args:
@@ -116,6 +118,7 @@ def check_claims(names: Sequence[str], full: bool, folder: Path | None, console:
     """
     claims = load_claims(names)
     registered: list[Registration]
+    obtain: Obtain
     if folder is not None:
         saved = Saved(folder)
         full = saved.manifest.full

@@ -108,7 +108,7 @@ class WidthExponent(_Theory):
 
 
 class EpochRate(_Theory):
-    """The factor of ‖r‖ an epoch over fixed mini-batches, in the second half; or its logarithm over the predicted one's."""
+    """The factor of ‖r‖ an epoch over fixed mini-batches, in the second half; or its logarithm over the predicted."""
 
     name: Literal["epoch_rate"]
     over_prediction: bool = False
@@ -139,14 +139,15 @@ class StepRatio(Frozen):
 
     def of(self, study: Study) -> Estimate:
         assert isinstance(study, StepCostStudy), "the suite measures no step costs"
-        chosen = [
-            summary
-            for summary in summaries(study.suite, study.costs)
-            if summary.costs.cell.device == self.device and self.width in (None, summary.costs.cell.problem.width)
+        costs = [
+            costs
+            for costs in study.costs
+            if costs.cell.device == self.device and self.width in (None, costs.cell.problem.width)
         ]
-        results = [result for summary in chosen for result in summary.costs.results]
+        results = [result for entry in costs for result in entry.results]
         if not results or all(result.outcome is Outcome.SKIPPED for result in results):
             return _nothing(results[0].reason if results else f"no cell on {self.device} is recorded")
+        chosen = summaries(study.suite, costs)
         # "Every cell" is asked for: the largest median, the largest lower and the largest upper end.
         ratios = [ratio.value for summary in chosen for ratio in summary.ratios if ratio.rival.name == self.rival]
         noisy = sum(summary.noisy for summary in chosen)
@@ -190,7 +191,7 @@ class _Rivalry(Frozen):
 
 
 class TargetRatio(_Rivalry):
-    """Epochs or seconds to the target, GGN's over the rival's; a miss is infinite."""
+    """Epochs or seconds to the target, GGN's over the rival's: infinite where GGN misses it, at most what is said where the rival does."""
 
     name: Literal["target_ratio"]
     axis: Literal["epoch", "seconds"]
@@ -199,15 +200,17 @@ class TargetRatio(_Rivalry):
         assert isinstance(study, TrainingStudy)
         pairs = self._pairs(study)
         ratios = [[r for a, b in cells if (r := self._ratio(study, a, b)) is not None] for cells in pairs.values()]
-        obstacle = _clock_trouble([pair for cells in pairs.values() for pair in cells]) if self.axis == "seconds" else ""
-        return _estimate(clustered_median(ratios), obstacle=obstacle)
+        timed = [pair for cells in pairs.values() for pair in cells] if self.axis == "seconds" else []
+        return _estimate(clustered_median(ratios), obstacle=_clock_trouble(timed))
 
     def _ratio(self, study: TrainingStudy, ours: TrialResult, theirs: TrialResult) -> float | None:
         target = study.suite.target_of(ours.trial.problem)
         a, b = (result.at_target(target, self.axis) for result in (ours, theirs))
         if a is None:
             return None if b is None else math.inf  # both missed: the pair says nothing
-        return 0.0 if b is None else a / b if b > 0 else 1.0
+        if b is None:  # at least the whole budget, so the ratio is at most this; of what broke off no time is known
+            b = getattr(theirs.curve, self.axis)[-1] if theirs.outcome is Outcome.COMPLETED else math.inf
+        return a / b if b > 0 else 1.0
 
 
 class ErrorRatio(_Rivalry):
@@ -218,7 +221,8 @@ class ErrorRatio(_Rivalry):
 
     def of(self, study: Study) -> Estimate:
         pairs = self._pairs(study)
-        return _estimate(clustered_median([[r for a, b in cells if (r := self._ratio(a, b)) is not None] for cells in pairs.values()]))
+        ratios = [[r for a, b in cells if (r := self._ratio(a, b)) is not None] for cells in pairs.values()]
+        return _estimate(clustered_median(ratios))
 
     def _ratio(self, ours: TrialResult, theirs: TrialResult) -> float | None:
         a, b = (self._error(result) for result in (ours, theirs))

@@ -80,7 +80,12 @@ class Saved:
 
 
 def save(
-    folder: Path, full: bool, made: str, checked: Sequence[CheckedClaim], registered: Sequence[Registration], obtain: Obtain
+    folder: Path,
+    full: bool,
+    made: str,
+    checked: Sequence[CheckedClaim],
+    registered: Sequence[Registration],
+    obtain: Obtain,
 ) -> None:
     """Writes what the verdicts rest on into ``folder``, trials of the searches for settings included."""
     results: dict[str, TrialResult] = {}

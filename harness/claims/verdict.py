@@ -32,8 +32,8 @@ def judge(part: Part, estimate: Estimate) -> PartVerdict:
     """Holds an estimate against the values that speak for the claim.
 
     Reproduced if the whole interval lies inside them, not reproduced if the whole interval lies outside, inconclusive
-    between. What cannot carry a verdict comes first: nothing measured, too little, a noisy machine, and numbers too good
-    to be true.
+    between. What cannot carry a verdict comes first: nothing measured, too little, a noisy machine, and numbers too
+    good to be true.
     """
     if estimate.absent:
         return PartVerdict(Verdict.NOT_ATTEMPTED, estimate.absent)

@@ -9,7 +9,9 @@ from ..errors import UserError
 from ..frozen import Frozen, as_tuple
 from .tables import digest
 
-__all__ = ["PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "RotatedDigits", "TeacherStudent", "TwoLayer"]
+__all__ = [
+    "PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "RotatedDigits", "TeacherStudent", "TwoLayer",
+]  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
 

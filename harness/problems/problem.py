@@ -185,8 +185,8 @@ def _model(config: ProblemConfig, inputs: int, outputs: int, seed: int) -> nn.Mo
             return mlp(inputs, config.width, config.depth, outputs, config.activation, seed)
 
 
-def _standard(config: ProblemConfig, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """What to subtract from inputs and targets, and what to divide them by."""
+def _standard(config: ProblemConfig, x: FloatArray, y: FloatArray) -> tuple[FloatArray, ...]:
+    """What to subtract from the inputs, what to divide them by, and the same for the targets."""
     if isinstance(config, TwoLayer):
         return np.zeros(1), np.ones(1), np.zeros(1), np.ones(1)
     # Of an image all pixels share one scale: a corner that is almost always dark would be blown up by its own.

@@ -56,18 +56,20 @@ def kernel(model: TwoLayerNetwork, left: Tensor, right: Tensor) -> Tensor:
         (m, n).
     """
     slopes = [_slopes(model, inputs) for inputs in (left, right)]
-    return (left @ right.T) * (slopes[0] @ slopes[1].T) / len(model.signs)
+    values: Tensor = (left @ right.T) * (slopes[0] @ slopes[1].T) / len(model.signs)
+    return values
 
 
 def _slopes(model: TwoLayerNetwork, inputs: Tensor) -> Tensor:
     """σ′(w_r · x), (n, M)."""
     with torch.enable_grad():
         before = model.hidden(inputs).detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(model.activation(before).sum(), before)
+        slopes: Tensor = torch.autograd.grad(model.activation(before).sum(), before)[0]
     return slopes
 
 
 def sphere(samples: int, inputs: int, generator: np.random.Generator) -> FloatArray:
     """Points (n, d), uniform on the unit sphere."""
-    points = generator.standard_normal((samples, inputs))
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+    points: FloatArray = generator.standard_normal((samples, inputs))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points

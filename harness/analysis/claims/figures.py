@@ -37,7 +37,7 @@ VERDICT_COLOURS = {
 
 THEORY: dict[str, tuple[str, Callable[..., Figure]]] = {
     "gap": ("One step against kernel regression on held-out inputs: the relative gap, one point a seed", link_figure),
-    "order": ("Full-batch steps: residuals after and before, along the steps, and the first step's factor", order_figure),
+    "order": ("Full-batch steps: residuals after and before, along the steps, and the first factor", order_figure),
     "pace": ("Passes over fixed mini-batches beside block Gauss–Seidel on the tangent kernel", pace_figure),
 }
 
@@ -62,9 +62,10 @@ def claim_figure(checked: CheckedClaim, folder: Path) -> tuple[str, Path] | None
     if kind == "grid":
         assert isinstance(study, TrainingStudy)
         figure = _grid(study, epoch=checked.claim.parts[0].estimand.model_dump()["epoch"])
-        return None if figure is None else ("Training loss over the (λ, α) grid, median over seeds", saved(figure, stem))
-    figure = _ratios(checked.parts)
-    caption = "Ratios with 95% intervals; filled: decides, hollow: only shown; dashed: the margin put down before the run"
+        caption = "Training loss over the (λ, α) grid, median over seeds"
+    else:
+        figure = _ratios(checked.parts)
+        caption = "Ratios with 95% intervals; filled: decides, hollow: only shown; dashed: the margin"
     return None if figure is None else (caption, saved(figure, stem))
 
 
@@ -88,7 +89,8 @@ def _ratios(parts: Sequence[CheckedPart]) -> Figure | None:
     panel.axvline(1, color="0.6", linewidth=0.8)
     panel.set_xscale("log")
     panel.set_xlim(low, high)
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 4 else (1, 1.1, 1.2, 1.5, 2, 3, 5, 7, 8, 9)))
+    steps = (1, 2, 5) if high / low > 4 else (1, 1.1, 1.2, 1.5, 2, 3, 5, 7, 8, 9)
+    panel.xaxis.set_major_locator(LogLocator(subs=steps))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_yticks(range(len(shown)), [checked.part.part for checked in shown])

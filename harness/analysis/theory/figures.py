@@ -49,7 +49,7 @@ def link_figure(found: Sequence[Costs]) -> Figure:
 
 
 def order_figure(found: Sequence[Costs]) -> Figure:
-    """Left: residual after a step against before it. Middle: residuals along the steps. Right: the factor over width."""
+    """Left: residual after a step against before it. Middle: residuals along the steps. Right: the first factor."""
     figure, panels = _canvas(3)
     _orders(panels[0], found)
     _descents(panels[1], found)
@@ -68,10 +68,14 @@ def pace_figure(found: Sequence[Costs]) -> Figure:
             epochs = np.arange(len(record.epoch_residuals))
             measured = [r if r > FLOOR else np.nan for r in record.epoch_residuals]
             panels[0].plot(epochs, measured, color=colour, linewidth=0.9, label=NAMES[name] if i == 0 else None)
-            predicted = [np.nan if np.isnan(m) else p for m, p in zip(measured, record.predicted_residuals, strict=True)]
+            predicted = np.where(np.isnan(measured), np.nan, record.predicted_residuals)
             panels[0].plot(epochs, predicted, color="0.25", linewidth=0.7, linestyle=":")
-        rates = [(tail_rate(r.predicted_residuals, r), tail_rate(r.epoch_residuals, r)) for _, r in records(found, name)]
-        panels[1].scatter(*zip(*rates, strict=True), s=14, color=colour, marker=MARKERS[name], alpha=0.7, label=NAMES[name])
+        every = [record for _, record in records(found, name)]
+        predictions = [tail_rate(record.predicted_residuals, record) for record in every]
+        rates = [tail_rate(record.epoch_residuals, record) for record in every]
+        panels[1].scatter(
+            predictions, rates, s=14, color=colour, marker=MARKERS[name], alpha=0.7, label=NAMES[name]
+        )  # fmt: skip
     panels[0].set(
         yscale="log", xlabel="epochs", ylabel="‖r‖", title=f"width {largest}; dotted: block Gauss–Seidel"
     )  # fmt: skip
@@ -95,8 +99,9 @@ def _orders(panel: Axes, found: Sequence[Costs]) -> None:
         ]
         fitted = order(found, name).median
         if pairs:
+            before, after = (list(side) for side in zip(*pairs, strict=True))
             panel.scatter(
-                *zip(*pairs, strict=True), s=9, color=colour, marker=MARKERS[name], alpha=0.5, linewidth=0,
+                before, after, s=9, color=colour, marker=MARKERS[name], alpha=0.5, linewidth=0,
                 label=f"{NAMES[name]}, order {fitted:.2f}",
             )  # fmt: skip
     ends = np.array([1e-5, 1.0])
@@ -108,7 +113,7 @@ def _orders(panel: Axes, found: Sequence[Costs]) -> None:
 def _descents(panel: Axes, found: Sequence[Costs]) -> None:
     """The methods' best settings on the first activation."""
     name = activations(found)[0]
-    for (method, label), dash in zip((("ggn", "GGN"), ("sgd", "gradient descent"), ("adam", "Adam")), ("-", "--", ":"), strict=True):
+    for method, label, dash in (("ggn", "GGN", "-"), ("sgd", "gradient descent", "--"), ("adam", "Adam", ":")):
         chosen = best_descents(found, name, method)
         if chosen:
             panel.plot(_median_curve(chosen), dash, marker="o", markersize=3, label=label)

@@ -95,7 +95,8 @@ def order(found: Sequence[Costs], activation: str | None = None, method: str = "
     """Slope of log‖r⁺‖ on log‖r‖ along the descents of a method, all its settings, with an intercept for each."""
 
     def groups(record: TheoryRecord) -> Groups:
-        return [_logs(pairs) for descent in record.descents if descent.method.name == method and (pairs := _pairs(descent))]
+        followed = [_pairs(descent) for descent in record.descents if descent.method.name == method]
+        return [_logs(pairs) for pairs in followed if pairs]
 
     return _slope(found, activation, groups)
 
