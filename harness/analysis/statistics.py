@@ -98,7 +98,8 @@ def clustered_median(clusters: Sequence[Sequence[float]]) -> Interval:
     for row, cluster in zip(padded, filled, strict=True):
         row[: len(cluster)] = cluster
     draws = np.random.default_rng(0).integers(len(filled), size=(RESAMPLES, len(filled)))
-    medians = _middle_of_filled(np.sort(padded[draws].reshape(RESAMPLES, -1), axis=1))  # (resamples, clusters · longest)
+    resampled = padded[draws].reshape(RESAMPLES, -1)  # (resamples, clusters · longest)
+    medians = _middle_of_filled(np.sort(resampled, axis=1))
     middle = _middle_of_filled(np.sort(padded.reshape(1, -1), axis=1))[0]
     return Interval(float(middle), *_tails(np.sort(medians)), len(filled))
 

@@ -191,7 +191,10 @@ class _Rivalry(Frozen):
 
 
 class TargetRatio(_Rivalry):
-    """Epochs or seconds to the target, GGN's over the rival's: infinite where GGN misses it, at most what is said where the rival does."""
+    """Epochs or seconds to the target, GGN's over the rival's.
+
+    Infinite where GGN misses the target; where the rival does, its whole budget counts, so the ratio is an upper limit.
+    """
 
     name: Literal["target_ratio"]
     axis: Literal["epoch", "seconds"]

@@ -15,7 +15,7 @@ import ggn_core.optimizer
 from harness.analysis.claims.report import write_report
 from harness.claims import check as check_module
 from harness.claims.check import CheckedClaim, check
-from harness.claims.claim import Accepted, Claim, Part
+from harness.claims.claim import Accepted, Part
 from harness.claims.claim_file import CLAIMS, fingerprint, load_claims, suites_of
 from harness.claims.commands import exit_code
 from harness.claims.estimands import Estimate
