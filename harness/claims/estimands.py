@@ -47,7 +47,7 @@ def _nothing(reason: str) -> Estimate:
 
 
 def _estimate(interval: Interval, widths: Sequence[int] = (), obstacle: str = "") -> Estimate:
-    if interval.size == 0 and not obstacle:
+    if interval.size == 0 and not obstacle and not widths:
         return _nothing("nothing is recorded")
     return Estimate(interval.median, interval.low, interval.high, interval.size, tuple(widths), obstacle)
 

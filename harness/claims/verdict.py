@@ -57,10 +57,10 @@ def judge(part: Part, estimate: Estimate) -> PartVerdict:
 
 def _too_little(part: Part, estimate: Estimate) -> str:
     least = part.least
-    if estimate.samples < least.samples:
-        return f"underpowered: {estimate.samples} of {least.samples} samples"
     if len(estimate.widths) < least.sizes:
         return f"underpowered: {len(estimate.widths)} of {least.sizes} widths"
+    if estimate.samples < least.samples:
+        return f"underpowered: {estimate.samples} of {least.samples} samples"
     if estimate.widths and estimate.widths[-1] < least.span * estimate.widths[0]:
         return f"underpowered: the widths span {estimate.widths[-1] / estimate.widths[0]:g}×, {least.span:g}× is needed"
     return ""
