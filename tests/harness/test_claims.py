@@ -23,6 +23,7 @@ from harness.claims.registry import Registration, Registry, trouble
 from harness.claims.saved import Saved, save
 from harness.claims.verdict import Verdict, combined, judge
 from harness.errors import UserError
+from harness.methods import AdamSettings, GgnSettings
 from harness.sweep import Obtain
 from harness.theory import measure_theory
 from harness.theory_suite import TheorySuite
@@ -76,6 +77,14 @@ def test_an_estimate_becomes_a_verdict(estimate: Estimate, verdict: Verdict, wor
     assert word in judged.reason
 
 
+def test_a_band_has_two_sides() -> None:
+    part = _part(accept={"at_least": 0.9, "at_most": 1.1}, plausible=None)
+    assert judge(part, Estimate(0.5, 0.4, 0.6, 10)).verdict is NO
+    assert judge(part, Estimate(0.9, 0.85, 0.95, 10)).verdict is OPEN
+    assert judge(part, Estimate(1.0, 0.95, 1.05, 10)).verdict is YES
+    assert judge(part, Estimate(1.4, 1.2, 1.6, 10)).verdict is NO
+
+
 def test_a_fit_needs_sizes_and_span() -> None:
     part = _part(least={"samples": 10, "sizes": 3, "span": 16})
     assert judge(part, Estimate(0.3, 0.2, 0.4, 10, (64, 128))).verdict is OPEN
@@ -122,7 +131,7 @@ def _training(epochs: dict[str, int], jitter: float = 0.02, error: float = 5.0) 
             epoch=[float(epoch) for epoch in passed],
             seconds=[pace * epoch for epoch in passed],
             train_loss=[0.01 if epoch >= needed else 1.0 for epoch in passed],
-            test_rmse=[error * (0.9 if trial.method.name == "ggn" else 1.0)] * len(passed),
+            test_rmse=[error * (1 + 0.1 * (trial.method.name != "ggn") * (epoch > 9)) for epoch in passed],
         )
         return TrialResult(trial=trial, outcome=Outcome.COMPLETED, curve=curve, started=100.0)
 
@@ -223,7 +232,8 @@ def test_misses_count_against_whoever_misses() -> None:
 
 def test_better_performance_reads_the_end_of_the_training() -> None:
     checked = _checked("better-performance", _training(FASTER))
-    assert checked.parts[0].estimate.value == pytest.approx(0.9)
+    assert checked.parts[0].estimate.value == pytest.approx(1 / 1.1)
+    assert checked.parts[3].estimate.value == pytest.approx(1)  # the lowest along the training is the same
     assert checked.verdict is PARTIAL
 
 
@@ -308,6 +318,9 @@ def test_the_shipped_claims_are_whole() -> None:
     assert all(long[name].size() > short[name].size() for name in short)
 
 
+ADAM_TWICE = (AdamSettings(), AdamSettings())  # in place of SGD and Adam: only the name tells them apart
+
+
 def test_a_fingerprint_covers_margin_target_and_names(tmp_path: Path) -> None:
     (claim,) = load_claims(["faster-than-sgd"])
     suites = suites_of([claim], full=False)
@@ -318,6 +331,7 @@ def test_a_fingerprint_covers_margin_target_and_names(tmp_path: Path) -> None:
         (claim.model_copy(update={"parts": (part, *claim.parts[1:])}), suites),
         (claim, suites | {"quickstart": quickstart.model_copy(update={"target": 0.06})}),
         (claim, suites | {"quickstart": quickstart.with_parts({"methods": quickstart.methods[:2]})}),
+        (claim, suites | {"quickstart": quickstart.model_copy(update={"methods": (GgnSettings(), *ADAM_TWICE)})}),
     ):
         assert fingerprint(*other) != mark
 
