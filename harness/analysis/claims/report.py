@@ -65,6 +65,7 @@ def _item(item: CheckedClaim, reports: Path) -> dict[str, Any]:
         "verdict": str(item.verdict),
         "reason": item.reason,
         "fingerprint": item.fingerprint,
+        "holds": _holds(item),
         "headline": written(item.parts[0].estimate),
         "headline_of": item.parts[0].part.part,
         "parts": [
@@ -87,6 +88,11 @@ def _item(item: CheckedClaim, reports: Path) -> dict[str, Any]:
             for name, found in item.studies.items()
         ],
     }
+
+
+def _holds(item: CheckedClaim) -> str:
+    deciding = [checked.verdict.verdict for checked in item.parts if checked.part.decides]
+    return f"{deciding.count(Verdict.REPRODUCED)} of {len(deciding)}"
 
 
 def _summary(checked: Sequence[CheckedClaim]) -> str:
