@@ -112,7 +112,7 @@ def _reason(claim: Claim, verdict: Verdict, deciding: Sequence[CheckedPart]) -> 
     counts = {v: sum(checked.verdict.verdict is v for checked in deciding) for v in Verdict}
     told = ", ".join(f"{count} {v}" for v, count in counts.items() if count)
     measurements = "measurement" if len(deciding) == 1 else "measurements"
-    said = f"of {len(deciding)} deciding {measurements}: {told}"
+    said = f"of {len(deciding)} deciding {measurements}, {told}"
     if verdict is Verdict.PARTIAL and counts[Verdict.REPRODUCED] == len(deciding):
         return f"all deciding measurements hold, on a proxy: {claim.proxy}"
     open_parts = [c for c in deciding if c.verdict.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ATTEMPTED)]

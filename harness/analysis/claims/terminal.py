@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ...claims.check import CheckedClaim
 from ...claims.estimands import Estimate
-from ..formats import interval
+from ..formats import interval, number
 from ..statistics import Interval
 
 __all__ = ["print_verdicts", "written"]
@@ -33,7 +33,9 @@ def print_verdicts(checked: Sequence[CheckedClaim], console: Console) -> None:
 
 
 def written(estimate: Estimate) -> str:
-    """An estimate with its interval; "–" if there is none."""
+    """An estimate with its interval, where it has one; "–" if there is no estimate."""
     if estimate.absent:
         return "–"
+    if estimate.low == estimate.high == estimate.value:
+        return number(estimate.value, infinite="∞")
     return interval(Interval(estimate.value, estimate.low, estimate.high, max(estimate.samples, 1)), infinite="∞")

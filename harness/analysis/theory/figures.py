@@ -107,7 +107,7 @@ def _orders(panel: Axes, found: Sequence[Costs]) -> None:
     ends = np.array([1e-5, 1.0])
     panel.plot(ends, 0.3 * ends**2, color="0.3", linewidth=0.9, linestyle="--", label="slope 2")
     panel.set(xscale="log", yscale="log", xlabel="‖r‖ before the step", ylabel="‖r‖ after", title="one point a step")
-    panel.legend(frameon=False, fontsize="small")
+    panel.legend(frameon=True, fontsize="small", loc="lower right", handletextpad=0.2)
 
 
 def _descents(panel: Axes, found: Sequence[Costs]) -> None:
@@ -139,7 +139,7 @@ def _powers(
         logs = np.log(points[points[:, 1] > 0])
         ends = np.array(panel.dataLim.intervalx)
         fitted = np.exp(logs[:, 1].mean() + slope * (np.log(ends) - logs[:, 0].mean()))
-        panel.plot(ends, fitted, color=colour, linewidth=1.2, label=f"{NAMES[name]}: width^{slope:.2f}")
+        panel.plot(ends, fitted, color=colour, linewidth=1.2, label=f"{NAMES[name]}: width$^{{{slope:.2f}}}$")
     panel.set(xscale="log", yscale="log", xlabel="width")
     panel.set_xticks(widths(found), [str(width) for width in widths(found)], minor=False, fontsize="small")
     panel.minorticks_off()
