@@ -146,9 +146,7 @@ class StepRatio(Frozen):
         ]
         results = [result for entry in costs for result in entry.results]
         if not results or all(result.outcome is Outcome.SKIPPED for result in results):
-            return _nothing(
-                results[0].reason if results else f"this version of the suite has no cell on {self.device}"
-            )
+            return _nothing(results[0].reason if results else f"this version of the suite has no cell on {self.device}")
         chosen = summaries(study.suite, costs)
         # "Every cell" is asked for: the largest median, the largest lower and the largest upper end.
         ratios = [ratio.value for summary in chosen for ratio in summary.ratios if ratio.rival.name == self.rival]
