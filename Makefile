@@ -1,4 +1,5 @@
-# make reproduce   the main job: GGN, SGD and Adam on real data, ends with a report
+# make reproduce   the main job: the paper's claims measured on real data and on its theory's network, ends with a page
+# make reproduce-full  the long version: more widths, seeds and data
 # make test        all fast tests
 # make ui          MLflow's page on 127.0.0.1
 # make server      a team's tracking server, with PostgreSQL, in containers; see docs/mlflow.md
@@ -17,7 +18,7 @@ PEERS := .venv-peers
 JAX := .venv-jax
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-slow test-postgres ui server lint bench peers lock clean
+.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench peers lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,7 +35,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: env
-	$(BIN)/ggn run quickstart
+	$(BIN)/ggn claims run
+
+reproduce-full: env
+	$(BIN)/ggn claims run --full
 
 test: env
 	$(BIN)/python -m pytest -m "not slow"

@@ -66,7 +66,7 @@ def main() -> None:
     """Gram-Gauss-Newton: run benchmark suites, read their reports.
 
     Exit codes: 0 fine; 1 the answer is no (a trial failed); 2 the input is wrong, or the tracking store does not
-    answer; 70 a defect of ggn; 130 interrupted.
+    answer; 3 inconclusive (claims); 70 a defect of ggn; 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
 
@@ -79,6 +79,7 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
     """The arguments of a verb that takes suites."""
     for parameter in (
         click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
+        click.option("--full", is_flag=True, help="The long version, where a suite has one."),
         click.option("--only", multiple=True, metavar="KEY=VALUE", help="Keep a part, such as method=ggn. Repeatable."),
         click.option(
             "--set", "changes", multiple=True, metavar="KEY=VALUE",
@@ -114,6 +115,7 @@ def run(
     suites: tuple[str, ...],
     changes: tuple[str, ...],
     only: tuple[str, ...],
+    full: bool,
     as_json: bool,
     again: str | None,
     engine: str | None,
@@ -140,7 +142,9 @@ def run(
     store = Store(Path.cwd())
     failed = 0
     printed: list[dict[str, Any]] = []
-    loaded = [(name, load_suite(name, _cores(), changes, only)) for name in suites]  # all read before any runs
+    loaded = [
+        (f"{name} --full" if full else name, load_suite(name, _cores(), changes, only, full)) for name in suites
+    ]  # all read before any runs
     if only_plan:
         _plan([suite for _, suite in loaded], store, as_json)
         return
@@ -178,7 +182,7 @@ def run(
 @main.command()
 @_suites
 @_verb
-def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> None:
+def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
     from .runner import recorded
     from .store import Store
@@ -189,7 +193,7 @@ def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, .
     console = _console(stderr=as_json)
     store = Store(Path.cwd())
     printed: list[dict[str, Any]] = []
-    for typed, suite in [(name, load_suite(name, _cores(), changes, only)) for name in suites]:
+    for typed, suite in [(name, load_suite(name, _cores(), changes, only, full)) for name in suites]:
         found = study(suite)
         found.walk(recorded(store, partial(Tracker, suite)))
         if not found.results():
@@ -363,6 +367,63 @@ def info(as_json: bool) -> None:
         return
     for key, value in facts.items():
         click.echo(f"{key}: {value}")
+
+
+@main.group()
+def claims() -> None:
+    """The paper's claims: list them, measure them, recompute their verdicts."""
+
+
+def _claim_names(verb: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a verb that takes claims."""
+    for parameter in (
+        click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
+        click.option("--full", is_flag=True, help="The long versions of the suites."),
+        click.argument("names", nargs=-1, metavar="[CLAIM]…"),
+    ):
+        verb = parameter(verb)
+    return verb
+
+
+@claims.command(name="list")
+@_claim_names
+@_verb
+def list_claims(names: tuple[str, ...], full: bool, as_json: bool) -> None:
+    """List the claims: where the paper makes them, what measures them, what would show them."""
+    from .claims import commands
+
+    commands.list_claims(names, full, as_json)
+
+
+@claims.command(name="run")
+@_claim_names
+@click.option("--again", type=click.Choice(["failed", "outdated", "all"]), help="Run finished trials again.")
+@click.option("--save", "folder", type=click.Path(path_type=Path), help="Save the results there, for others to check.")
+@_verb
+def run_claims(names: tuple[str, ...], full: bool, as_json: bool, again: str | None, folder: Path | None) -> None:
+    """Run what is missing of the suites behind each CLAIM (all if none is named), then write the page of verdicts.
+
+    The claims are registered first: what changes in them afterwards is told. Exit code 1 if a trial failed; what the
+    verdicts are is `ggn claims check`'s to say.
+    """
+    from .claims import commands
+
+    failed = commands.run_claims(names, full, again or "none", folder, _console(stderr=as_json), as_json)
+    sys.exit(FAILED if failed else FINE)
+
+
+@claims.command(name="check")
+@_claim_names
+@click.option("--from", "folder", type=click.Path(path_type=Path), help="Check the results saved there.")
+@_verb
+def check_claims(names: tuple[str, ...], full: bool, as_json: bool, folder: Path | None) -> None:
+    """Recompute the verdict of each CLAIM (all if none is named) from recorded results; runs nothing.
+
+    Exit codes: 0 all are reproduced, 1 some are not (partial and not attempted included), 3 some are inconclusive.
+    """
+    from .claims import commands
+
+    sys.exit(commands.check_claims(names, full, folder, _console(stderr=as_json), as_json))
 
 
 def _console(stderr: bool = False) -> Console:

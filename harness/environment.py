@@ -43,13 +43,13 @@ def environment(device: str = "cpu") -> Facts:
 
 @cache
 def code() -> str:
-    """Digest of the source that a trial's result depends on: the core, the methods, the problems, the training loop.
+    """Digest of the source that a trial's result depends on: the core, the methods, the problems, the loops.
 
     It tells whether a result recorded earlier is still this code's answer, which a commit does not: most commits leave
     results as they are, and what is not committed may change them.
     """
     content = hashlib.sha256()
-    for part in ("ggn_core", "harness/problems", "harness/methods.py", "harness/training.py"):
+    for part in ("ggn_core", "harness/problems", "harness/methods.py", "harness/training.py", "harness/theory.py"):
         place = ROOT / part
         for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             content.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())

@@ -8,10 +8,11 @@ from rich.console import Console
 from .stepcost_suite import StepCostSuite
 from .suite import Suite
 from .sweep import Contender, Costs, Obtain, survey, sweep
+from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite
 from .trial import TrialResult
 
-__all__ = ["Study", "study"]
+__all__ = ["StepCostStudy", "Study", "TheoryStudy", "TrainingStudy", "study"]
 
 
 class Study(Protocol):
@@ -36,7 +37,9 @@ class Study(Protocol):
         """The main table as plain data."""
 
 
-class _Training:
+class TrainingStudy:
+    """A training suite, and its methods in every cell."""
+
     def __init__(self, suite: TrainingSuite):
         self.suite = suite
         self.contenders: list[Contender] = []
@@ -68,7 +71,9 @@ class _Training:
         return as_records(self.suite, self.contenders)
 
 
-class _StepCost:
+class StepCostStudy:
+    """A step-cost suite, and what was timed in every cell."""
+
     def __init__(self, suite: StepCostSuite):
         self.suite = suite
         self.costs: list[Costs] = []
@@ -100,9 +105,45 @@ class _StepCost:
         return as_records(self.suite, self.costs)
 
 
+class TheoryStudy:
+    """A theory suite, and what was measured in every cell."""
+
+    def __init__(self, suite: TheorySuite):
+        self.suite = suite
+        self.costs: list[Costs] = []
+
+    def walk(self, obtain: Obtain) -> None:
+        self.costs = survey(self.suite, obtain)
+
+    def results(self) -> list[TrialResult]:
+        return [result for costs in self.costs for result in costs.results]
+
+    def notes(self) -> list[str]:
+        from .analysis.theory.report import notes
+
+        return notes(self.suite, self.costs)
+
+    def write_report(self, folder: Path, tracking_uri: str, typed: str) -> Path:
+        from .analysis.theory.report import write_report
+
+        return write_report(self.suite, self.costs, folder, tracking_uri, typed)
+
+    def print_tables(self, console: Console) -> None:
+        from .analysis.theory.terminal import print_tables
+
+        print_tables(self.suite, self.costs, console)
+
+    def records(self) -> list[dict[str, Any]]:
+        from .analysis.theory.terminal import as_records
+
+        return as_records(self.suite, self.costs)
+
+
 def study(suite: Suite) -> Study:
     """The study of a suite, with nothing found yet."""
     if isinstance(suite, TrainingSuite):
-        return _Training(suite)
+        return TrainingStudy(suite)
+    if isinstance(suite, TheorySuite):
+        return TheoryStudy(suite)
     assert isinstance(suite, StepCostSuite)
-    return _StepCost(suite)
+    return StepCostStudy(suite)

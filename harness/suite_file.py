@@ -24,12 +24,13 @@ from .problems import MLP, PROBLEMS
 from .selection import laid_over, part, restricted, set_value
 from .stepcost_suite import StepCostSuite
 from .suite import Limits, Suite
+from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite, Tuning
 from .trial import Budget
 
-__all__ = ["KINDS", "load_suite", "shipped_suites"]
+__all__ = ["KINDS", "SUITES", "load_suite", "read_mapping", "shipped_suites"]
 
-KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite}
+KINDS: dict[str, type[Suite]] = {"training": TrainingSuite, "step_cost": StepCostSuite, "theory": TheorySuite}
 
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 
@@ -39,7 +40,9 @@ def shipped_suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load_suite(name: str, default_threads: int, changes: Sequence[str] = (), only: Sequence[str] = ()) -> Suite:
+def load_suite(
+    name: str, default_threads: int, changes: Sequence[str] = (), only: Sequence[str] = (), full: bool = False
+) -> Suite:
     """Reads a shipped suite by name, or a suite file by path.
 
     Args:
@@ -47,6 +50,7 @@ def load_suite(name: str, default_threads: int, changes: Sequence[str] = (), onl
         default_threads: For a suite that does not say.
         changes: What to set before the suite is understood, such as "problem.width=[64, 256]".
         only: Which part of the suite to keep, such as "method=ggn" or "problem.width=64".
+        full: Lay over the suite what its key ``full`` says: the long version.
 
     Raises:
         UserError: No such suite, or something in it is not allowed; the message names file, key and allowed values.
@@ -55,6 +59,11 @@ def load_suite(name: str, default_threads: int, changes: Sequence[str] = (), onl
     if path is None:
         raise UserError(unknown_name("suite", name, shipped_suites()) + "; or the path of a .yaml file")
     raw = _read_with_base(path)
+    long_version = raw.pop("full", {})
+    if not isinstance(long_version, dict):
+        raise UserError(f"{path}: full: a mapping of what the long version changes, found {_kind(long_version)}")
+    if full:
+        raw = laid_over(raw, long_version)
     for change in changes:
         set_value(raw, change)
     kept = [part(text) for text in only] + _parts(raw.pop("only", None), path)
@@ -70,7 +79,7 @@ def load_suite(name: str, default_threads: int, changes: Sequence[str] = (), onl
 
 def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's mapping, laid over that of the suite it extends."""
-    raw = _read(path)
+    raw = read_mapping(path, "a suite")
     if "extends" not in raw:
         return raw
     name = raw.pop("extends")
@@ -79,10 +88,17 @@ def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = shipped_suites().get(name, (path.parent / name).resolve())
     if base in (path.resolve(), *seen):
         raise UserError(f"{path}: extends: goes round in a circle by way of {base}")
-    return laid_over(_read_with_base(base, (*seen, path.resolve())), raw)
+    below = _read_with_base(base, (*seen, path.resolve()))
+    below.pop("full", None)  # the long version of another suite is not this one's
+    return laid_over(below, raw)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        UserError: It cannot be read, is no YAML, names a key twice, or holds something else.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
@@ -92,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a suite is a mapping of keys to values, this is {_kind(raw)}")
+        raise UserError(f"{path}: {what} is a mapping of keys to values, this is {_kind(raw)}")
     return raw
 
 

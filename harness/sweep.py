@@ -15,6 +15,7 @@ from .plugins import OwnCode
 from .problems import Problem, make_problem
 from .stepcost_suite import StepCostSuite
 from .suite import Cell, Suite
+from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite
 from .trial import AnyTrial, TrialResult
 from .tuning import Candidate, best
@@ -48,7 +49,7 @@ class Contender:
 
 @dataclass
 class Costs:
-    """What was timed in one cell.
+    """What was measured in one cell, of all methods at once.
 
     Attributes:
         cell: The cell.
@@ -138,7 +139,7 @@ def _search(suite: TrainingSuite, rival: Contender, obtain: Obtain) -> None:
         rival.settings = best(rival.candidates).settings
 
 
-def survey(suite: StepCostSuite, obtain: Obtain) -> list[Costs]:
+def survey(suite: StepCostSuite | TheorySuite, obtain: Obtain) -> list[Costs]:
     """Obtains every trial of the suite, cell by cell."""
     return [
         Costs(cell, [r for seed in suite.seeds if (r := obtain(suite.trial(cell, seed), EVALUATION)) is not None])

@@ -71,7 +71,7 @@ def data_record(trial: Trial, problem: Problem) -> DataRecord:
         digest=problem.digest,
         train_samples=len(problem.train.inputs),
         test_samples=len(problem.test.inputs),
-        inputs=problem.train.inputs.shape[1],
+        inputs=problem.train.inputs[0].numel(),
         target=problem.target,
     )
 

@@ -16,8 +16,8 @@ from .methods import MethodConfig
 from .problems import ProblemConfig
 
 __all__ = [
-    "AnyTrial", "Budget", "Curve", "DataRecord", "Outcome", "StepCostTrial", "StepCosts", "TrainingTrial", "Trial",
-    "TrialResult",
+    "AnyTrial", "Budget", "Curve", "DataRecord", "Descent", "Outcome", "StepCostTrial", "StepCosts", "TheoryRecord",
+    "TheoryTrial", "TrainingTrial", "Trial", "TrialResult",
 ]  # fmt: skip
 
 
@@ -93,7 +93,29 @@ class StepCostTrial(Trial):
         return "steps of " + ", ".join(method.label for method in self.methods)
 
 
-AnyTrial = Annotated[TrainingTrial | StepCostTrial, Field(discriminator="kind")]
+class TheoryTrial(Trial):
+    """The theorems' network is held against what theory says of it; ``batch_size`` is that of the mini-batches.
+
+    Attributes:
+        methods: Those whose full-batch steps are followed, beside the undamped Gram-Gauss-Newton step.
+        starts: Root mean squares of the initial residuals, each a descent of its own from the same weights.
+        steps: Full-batch steps of each descent.
+        epochs: Passes over the fixed mini-batches.
+        link_damping: Of the single step that is held against kernel regression.
+    """
+
+    kind: Literal["theory"] = "theory"
+    methods: tuple[MethodConfig, ...]
+    starts: tuple[float, ...]
+    steps: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    link_damping: Annotated[float, Field(ge=0)]
+
+    def _subject(self) -> str:
+        return "theory"
+
+
+AnyTrial = Annotated[TrainingTrial | StepCostTrial | TheoryTrial, Field(discriminator="kind")]
 
 
 class Outcome(StrEnum):
@@ -155,6 +177,41 @@ class StepCosts(Frozen):
     step_error: float | None = None
 
 
+class Descent(Frozen):
+    """The residual norms of one full-batch descent.
+
+    Attributes:
+        method: Its method.
+        start: Root mean square of the residuals it began with.
+        residuals: ‖r‖ before the first step and after each.
+        factors: For each undamped Gram-Gauss-Newton step, the C/√M of the bound ‖r⁺‖ ≤ C/√M ‖r‖²; empty for other
+            methods, and where the activation's second derivative is unbounded.
+    """
+
+    method: MethodConfig
+    start: float
+    residuals: list[float]
+    factors: list[float] = []
+
+
+class TheoryRecord(Frozen):
+    """What a theory trial measured.
+
+    Attributes:
+        link_gap: Of one step from kernel regression on held-out inputs, relative to how far the predictions moved.
+        descents: One a method and start; the first ones are the undamped Gram-Gauss-Newton's.
+        epoch_residuals: ‖r‖ before the first epoch over fixed mini-batches and after each.
+        predicted_residuals: The same, as block Gauss–Seidel on the initial kernel has it.
+        spectral_radius: Of that iteration: the rate it tends to, an epoch.
+    """
+
+    link_gap: float
+    descents: list[Descent]
+    epoch_residuals: list[float]
+    predicted_residuals: list[float]
+    spectral_radius: float
+
+
 class DataRecord(Frozen):
     """Which data a trial saw."""
 
@@ -176,6 +233,7 @@ class TrialResult(Frozen):
         reason: Why, for anything but "completed".
         curve: Of a training trial, up to the end, or to the last evaluation before it.
         costs: Of a step-cost trial that completed.
+        theory: Of a theory trial that completed.
         data: The data set; None if the trial did not get as far as loading it.
         first_step_seconds: The first step of a fresh model and method, which pays for warm-up; not in the curve.
         wall_seconds: The whole trial, evaluation included.
@@ -189,6 +247,7 @@ class TrialResult(Frozen):
     reason: str = ""
     curve: Curve = Curve()
     costs: StepCosts | None = None
+    theory: TheoryRecord | None = None
     data: DataRecord | None = None
     first_step_seconds: float | None = None
     wall_seconds: float = 0.0

@@ -18,8 +18,9 @@ from .environment import environment
 from .errors import UserError
 from .stepcost import measure_steps
 from .store import write_atomically
+from .theory import measure_theory
 from .training import train
-from .trial import AnyTrial, Outcome, TrainingTrial, TrialResult
+from .trial import AnyTrial, Outcome, StepCostTrial, TheoryTrial, TrainingTrial, TrialResult
 
 __all__ = ["work"]
 
@@ -41,7 +42,7 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
     started, clock = time.time(), time.monotonic()
     try:
         _limit_memory(memory_gib)
-        result = train(trial) if isinstance(trial, TrainingTrial) else measure_steps(trial)
+        result = _run(trial)
     except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
         outcome, reason = _judge(error)
         result = TrialResult(
@@ -56,6 +57,16 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
         write_atomically(Path(result_path), result.model_dump_json())
     except OSError as error:  # a full disk: the parent tells of it
         sys.exit(f"error: {result_path}: cannot be written: {error.strerror}")
+
+
+def _run(trial: AnyTrial) -> TrialResult:
+    match trial:
+        case TrainingTrial():
+            return train(trial)
+        case StepCostTrial():
+            return measure_steps(trial)
+        case TheoryTrial():
+            return measure_theory(trial)
 
 
 def _judge(error: Exception) -> tuple[Outcome, str]:

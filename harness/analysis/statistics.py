@@ -10,7 +10,9 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-__all__ = ["MIN_PAIRS", "Interval", "median_interval", "median_ratio", "paired_ratio"]
+__all__ = [
+    "MIN_PAIRS", "Interval", "clustered_median", "median_interval", "median_ratio", "paired_ratio", "slope_interval",
+]  # fmt: skip
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -48,10 +50,7 @@ def median_interval(values: Sequence[float]) -> Interval:
     count = len(sample)
     chosen = np.sort(np.random.default_rng(0).integers(count, size=(RESAMPLES, count)), axis=1)
     medians = np.sort(_middle(sample[chosen]))
-    tail = (1 - CONFIDENCE) / 2
-    # Order statistics, not interpolation: half-way between a number and infinity there is nothing.
-    low, high = medians[math.floor(tail * (RESAMPLES - 1))], medians[math.ceil((1 - tail) * (RESAMPLES - 1))]
-    return Interval(float(_middle(sample)), float(low), float(high), count)
+    return Interval(float(_middle(sample)), *_tails(medians), count)
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
@@ -83,6 +82,68 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
         return Interval(middle, middle, middle, len(logs))
     low, high = _bca(logs)
     return Interval(middle, math.exp(low), math.exp(high), len(logs))
+
+
+def clustered_median(clusters: Sequence[Sequence[float]]) -> Interval:
+    """The median of all values, with an interval that resamples whole clusters, such as the cells of one seed.
+
+    Values of one cluster share their split and do not count as independent. Infinite values are kept, as in
+    ``median_interval``; ``size`` is the number of clusters.
+    """
+    filled = [np.asarray(cluster, dtype=float) for cluster in clusters if len(cluster)]
+    if not filled:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    longest = max(map(len, filled))
+    padded = np.full((len(filled), longest), np.nan)  # NaN fills up short clusters; it sorts behind everything
+    for row, cluster in zip(padded, filled, strict=True):
+        row[: len(cluster)] = cluster
+    draws = np.random.default_rng(0).integers(len(filled), size=(RESAMPLES, len(filled)))
+    resampled = padded[draws].reshape(RESAMPLES, -1)  # (resamples, clusters · longest)
+    medians = _middle_of_filled(np.sort(resampled, axis=1))
+    middle = _middle_of_filled(np.sort(padded.reshape(1, -1), axis=1))[0]
+    return Interval(float(middle), *_tails(np.sort(medians)), len(filled))
+
+
+def _middle_of_filled(rows: FloatArray) -> FloatArray:
+    """The median of each sorted row, of what is no NaN; the upper middle where that is infinite."""
+    counts = (~np.isnan(rows)).sum(1, keepdims=True)
+    low, high = (np.take_along_axis(rows, index, 1)[:, 0] for index in ((counts - 1) // 2, counts // 2))
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(high), high, (low + high) / 2)
+
+
+def slope_interval(clusters: Sequence[Sequence[tuple[FloatArray, FloatArray]]]) -> Interval:
+    """The least-squares slope of y on x with an intercept for every group, its interval resampling whole clusters.
+
+    Args:
+        clusters: Such as seeds; each holds groups (x, y) of equal length that share an intercept.
+
+    Returns:
+        The slope; NaN where no group has two different x. ``size`` is the number of clusters that contribute.
+    """
+    sums = np.array([np.sum([_products(x, y) for x, y in groups], axis=0) for groups in clusters if groups])
+    sums = sums.reshape(-1, 2)  # one row a cluster, also where there is none
+    sums = sums[sums[:, 1] > 0]
+    if not len(sums):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    draws = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    resampled = sums[draws].sum(1)  # (resamples, 2)
+    slopes = np.sort(resampled[:, 0] / resampled[:, 1])
+    total = sums.sum(0)
+    return Interval(float(total[0] / total[1]), *_tails(slopes), len(sums))
+
+
+def _products(x: FloatArray, y: FloatArray) -> tuple[float, float]:
+    """Sxy and Sxx of one group."""
+    x = x - x.mean()
+    return float(x @ (y - y.mean())), float(x @ x)
+
+
+def _tails(ordered: FloatArray) -> tuple[float, float]:
+    """The ends of the percentile interval, as order statistics: half-way to infinity there is nothing."""
+    tail = (1 - CONFIDENCE) / 2
+    last = len(ordered) - 1
+    return float(ordered[math.floor(tail * last)]), float(ordered[math.ceil((1 - tail) * last)])
 
 
 def _bca(values: FloatArray) -> tuple[float, float]:

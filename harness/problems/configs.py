@@ -10,7 +10,10 @@ from ..frozen import Frozen, as_tuple, short
 from ..plugins import OwnCode
 from .tables import digest
 
-__all__ = ["MLP", "PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "TeacherStudent"]
+__all__ = [
+    "MLP", "PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "RotatedDigits", "TeacherStudent",
+    "TwoLayer",
+]  # fmt: skip
 
 MLP = ("width", "depth", "activation")  # what describes the built-in model
 
@@ -130,11 +133,47 @@ class TeacherStudent(_Problem):
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-ProblemConfig = Annotated[Concrete | Abalone | CsvTable | TeacherStudent, Field(discriminator="name")]
+class RotatedDigits(_Table):
+    """The angle by which an image of a handwritten digit was turned: UCI 80, 1797 × 8 × 8, angles drawn by the seed.
+
+    Its model is a convolutional network: ``width`` channels in the first of ``depth`` layers, twice as many in the
+    others.
+    """
+
+    name: Literal["rotated_digits"] = "rotated_digits"
+    width: Count = 16
+    degrees: Annotated[float, Field(gt=0, le=180)] = 45.0
+
+    @property
+    def target_unit(self) -> str:
+        return "degrees"
+
+
+class TwoLayer(_Problem):
+    """The theorems' network: f = M^(−1/2) Σ a_r σ(w_r·x), fixed signs a_r, M = ``width``, on the unit sphere.
+
+    Every seed draws inputs, weights and targets; targets lie at a root mean square distance of 1 from the network's
+    initial outputs.
+    """
+
+    name: Literal["two_layer"] = "two_layer"
+    width: Count = 1024
+    depth: Literal[1] = 1
+    activation: Literal["relu", "tanh", "softplus", "gelu"] = "softplus"
+    inputs: Annotated[int, Field(ge=2)] = 10
+    samples: Annotated[int, Field(ge=2)] = 20
+    test_samples: Annotated[int, Field(ge=1)] = 50
+
+
+ProblemConfig = Annotated[
+    Concrete | Abalone | CsvTable | TeacherStudent | RotatedDigits | TwoLayer, Field(discriminator="name")
+]
 
 PROBLEMS: dict[str, type[BaseModel]] = {
     "concrete": Concrete,
     "abalone": Abalone,
     "csv": CsvTable,
     "teacher_student": TeacherStudent,
+    "rotated_digits": RotatedDigits,
+    "two_layer": TwoLayer,
 }

@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import UserError
 from ..plugins import EXPECTED, MODELS, OwnCode, load
 
-__all__ = ["ACTIVATIONS", "mlp", "own_model"]
+__all__ = ["ACTIVATIONS", "cnn", "mlp", "own_model"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "gelu": nn.GELU}
 
@@ -49,3 +49,23 @@ def own_model(config: OwnCode, inputs: int, outputs: int, seed: int) -> nn.Modul
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"'{config.name}': the model has no parameters to train")
     return model
+
+
+def cnn(width: int, depth: int, outputs: int, activation: str, seed: int) -> nn.Sequential:
+    """A convolutional network for small images of one channel, in torch's default initialization.
+
+    ``depth`` convolutions of 3 × 3, the first with ``width`` channels and stride 1, the others with twice as many and
+    stride 2; then a linear layer on what is left, which fits images of 8 × 8. There is no batch normalization: it would
+    couple the samples.
+
+    The weights depend on ``seed`` alone; the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), ACTIVATIONS[activation]()]
+        channels, side = width, 8
+        for _ in range(depth - 1):
+            layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
+            channels, side = 2 * width, (side + 1) // 2
+        layers += [nn.Flatten(), nn.Linear(channels * side * side, outputs)]
+    return nn.Sequential(*layers)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .configs import Abalone, Concrete, CsvTable, ProblemConfig, TeacherStudent
-from .models import mlp, own_model
+from .configs import Abalone, Concrete, CsvTable, ProblemConfig, RotatedDigits, TeacherStudent, TwoLayer
+from .digits import rotated_digits
+from .models import cnn, mlp, own_model
 from .tables import FloatArray, digest, read_table
+from .two_layer import TwoLayerNetwork, sphere
 
 __all__ = ["Problem", "Split", "make_problem"]
 
@@ -19,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 
 
 class Split(NamedTuple):
-    """Inputs (n, d) and targets (n, o), standardised."""
+    """Inputs (n, d), or images (n, 1, 8, 8), and targets (n, o), standardised."""
 
     inputs: Tensor
     targets: Tensor
@@ -34,7 +36,8 @@ class Problem:
 
     Attributes:
         config: What the suite said.
-        train: Standardised to mean 0 and variance 1, inputs and targets.
+        train: Standardised to mean 0 and variance 1, inputs (images as a whole) and targets; those of the theorems'
+            network are as the theorems have them.
         test: Standardised by the training part's mean and variance.
         target_scale: Standard deviation of the training targets, in their own unit.
         target: What is predicted.
@@ -57,11 +60,7 @@ class Problem:
     def model(self) -> nn.Module:
         """A fresh model, always with the same initial weights."""
         inputs, outputs = self.train.inputs.shape[1], self.train.targets.shape[1]
-        config = self.config
-        if config.model is not None:
-            return own_model(config.model, inputs, outputs, self.model_seed).to(self.train.inputs)
-        model = mlp(inputs, config.width, config.depth, outputs, config.activation, self.model_seed)
-        return model.to(self.train.inputs)
+        return _model(self.config, inputs, outputs, self.model_seed).to(self.train.inputs)
 
 
 def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: str = "float32") -> Problem:
@@ -74,6 +73,17 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
     if isinstance(config, TeacherStudent):
         train, test = _teacher_student(config, split_seed)
         target, source, content = "teacher's output", "drawn at random", f"seed-{split_seed:08x}"
+    elif isinstance(config, TwoLayer):
+        train, test = _two_layer(config, split_seed, model_seed)
+        target, source, content = "drawn", "drawn at random", f"seed-{split_seed:08x}"
+    elif isinstance(config, RotatedDigits):
+        path = DATA / "digits.csv.gz"
+        generator = np.random.default_rng(split_seed)
+        train, test = _split(
+            *rotated_digits(path, config.degrees, generator), config.test_fraction, int(generator.integers(2**32)), path
+        )
+        target, content = "angle", f"{digest(path)[:8]}-{split_seed:08x}"
+        source = "UCI Machine Learning Repository, dataset 80, CC BY 4.0; turned by angles drawn at random"
     else:
         table = _table_source(config)
         features, targets = _read(table)
@@ -84,8 +94,7 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
     (x, y), (x_test, y_test) = train, test
     if y.std() == 0:
         raise UserError(f"problem '{config.label}': the target '{target}' is the same in all training samples")
-    x_mean, x_std = x.mean(0), _scale(x)
-    y_mean, y_std = y.mean(0), _scale(y)
+    x_mean, x_std, y_mean, y_std = _standard(config, x, y)
 
     def tensor(array: FloatArray) -> Tensor:
         return torch.tensor(array, dtype=getattr(torch, dtype), device=device)
@@ -152,6 +161,38 @@ def _teacher_student(config: TeacherStudent, seed: int) -> tuple[Arrays, Arrays]
     noise = config.noise * targets.std() * generator.standard_normal((config.samples, 1))
     n = config.samples
     return (inputs[:n], targets[:n] + noise), (inputs[n:], targets[n:])
+
+
+def _two_layer(config: TwoLayer, seed: int, model_seed: int) -> tuple[Arrays, Arrays]:
+    generator = np.random.default_rng(seed)
+    n = config.samples
+    inputs = sphere(n + config.test_samples, config.inputs, generator)
+    with torch.no_grad():
+        targets = _model(config, config.inputs, 1, model_seed)(torch.from_numpy(inputs)).numpy()
+    residuals = generator.standard_normal((len(inputs), 1))
+    targets = targets - residuals / np.sqrt(np.mean(residuals[:n] ** 2))
+    return (inputs[:n], targets[:n]), (inputs[n:], targets[n:])
+
+
+def _model(config: ProblemConfig, inputs: int, outputs: int, seed: int) -> nn.Module:
+    if config.model is not None:
+        return own_model(config.model, inputs, outputs, seed)
+    match config:
+        case TwoLayer():
+            return TwoLayerNetwork(inputs, config.width, config.activation, seed)
+        case RotatedDigits():
+            return cnn(config.width, config.depth, outputs, config.activation, seed)
+        case _:
+            return mlp(inputs, config.width, config.depth, outputs, config.activation, seed)
+
+
+def _standard(config: ProblemConfig, x: FloatArray, y: FloatArray) -> tuple[FloatArray, ...]:
+    """What to subtract from the inputs, what to divide them by, and the same for the targets."""
+    if isinstance(config, TwoLayer):
+        return np.zeros(1), np.ones(1), np.zeros(1), np.ones(1)
+    # Of an image all pixels share one scale: a corner that is almost always dark would be blown up by its own.
+    pixels = x.reshape(-1, 1) if x.ndim > 2 else x
+    return pixels.mean(0), _scale(pixels), y.mean(0), _scale(y)
 
 
 def _scale(columns: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """Problems: splits, scales and seeds."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from harness.errors import UserError
 from harness.problems import make_problem
-from harness.problems.configs import Abalone, Concrete, CsvTable, TeacherStudent
+from harness.problems.configs import Abalone, Concrete, CsvTable, RotatedDigits, TeacherStudent
+from harness.problems.digits import rotated_digits
 from harness.problems.tables import read_table
 
 
@@ -93,3 +95,38 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     assert CsvTable(path=path, target="y").identity() != config.identity()
     with pytest.raises(UserError, match="has changed"):
         make_problem(config, seed=0)
+
+
+def test_digits_are_turned_by_the_angle_that_is_asked_for(tmp_path: Path) -> None:
+    """A lying bar is turned into the direction of the angle, as far as 8 × 8 pixels tell."""
+    bar = np.zeros((8, 8), dtype=int)
+    bar[3:5, 1:7] = 16
+    path = tmp_path / "bars.csv.gz"
+    path.write_bytes(gzip.compress(("\n".join([",".join(map(str, [*bar.ravel(), 0]))] * 40)).encode()))
+    images, angles = rotated_digits(path, 45.0, np.random.default_rng(0))
+    assert images.shape == (40, 1, 8, 8)
+    assert np.abs(angles).max() <= 45
+    assert np.abs(angles).max() > 30
+    rows, columns = np.mgrid[:8, :8] - 3.5
+    # The principal axis of the brightness; rows count downwards, so a turn to the left is positive.
+    xx, yy, xy = ((images[:, 0] * product).sum((1, 2)) for product in (columns**2, rows**2, -rows * columns))
+    directions = np.degrees(0.5 * np.arctan2(2 * xy, xx - yy))
+    slope, offset = np.polyfit(angles[:, 0], directions, 1)
+    assert slope == pytest.approx(1, abs=0.1)
+    assert offset == pytest.approx(0, abs=1)
+    assert np.abs(directions - angles[:, 0]).max() < 6
+
+
+def test_rotated_digits_have_one_scale_and_a_convolutional_network() -> None:
+    problem = make_problem(RotatedDigits(), seed=1, dtype="float64")
+    assert problem.train.inputs.shape == (1438, 1, 8, 8)
+    assert problem.test.targets.shape == (359, 1)
+    assert float(problem.train.inputs.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(problem.train.inputs.std(correction=0)) == pytest.approx(1)
+    assert problem.target_scale == pytest.approx(90 / 12**0.5, rel=0.03)  # of a uniform angle
+    model = problem.model()
+    assert [type(layer).__name__ for layer in model if list(layer.parameters())] == ["Conv2d", "Conv2d", "Linear"]
+    assert model(problem.test.inputs).shape == (359, 1)
+    other = make_problem(RotatedDigits(), seed=2, dtype="float64")
+    assert other.digest != problem.digest
+    assert not torch.equal(other.train.targets, problem.train.targets)

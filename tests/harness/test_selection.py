@@ -151,3 +151,18 @@ def test_a_plan_knows_what_is_done(base: Path) -> None:
     assert plan(suite, store).done == 1
     assert plan(suite, store).seconds_left == pytest.approx(23 * result.wall_seconds)
     assert len(plan(suite, store).trials) == 2 * (2 * 2 + 4)  # what is searched is evaluated once the search is done
+
+
+def test_the_long_version_is_laid_over_and_is_not_inherited(base: Path) -> None:
+    path = base.parent / "own.yaml"
+    path.write_text("extends: base.yaml\nsuite: own\nfull: {seeds: 7, problem: {width: 9}}\n")
+    short, long = (load_suite(str(path), 1, full=full) for full in (False, True))
+    assert len(short.seeds) != 7
+    assert len(long.seeds) == 7
+    assert {problem.width for problem in long.problem} == {9}
+    above = base.parent / "above.yaml"
+    above.write_text("extends: own.yaml\nsuite: above\n")
+    assert load_suite(str(above), 1, full=True).seeds == short.seeds
+    path.write_text("extends: base.yaml\nfull: 3\n")
+    with pytest.raises(UserError, match="full: a mapping"):
+        load_suite(str(path), 1)

@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.stepcost_suite import StepCostSuite
 from harness.suite import Suite
 from harness.suite_file import load_suite, shipped_suites
+from harness.theory_suite import TheorySuite
 from harness.training_suite import TrainingSuite
 
 GOOD = """\
@@ -94,7 +95,7 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("width", "widht", ["problem 'concrete'", "unknown key 'widht'", "did you mean 'width'"]),
-        ("concrete", "concret", ["unknown problem 'concret'", "abalone, concrete, csv, teacher_student"]),
+        ("concrete", "concret", ["unknown problem 'concret'", "csv, rotated_digits, teacher_student, two_layer"]),
         ("ggn:", "gnn:", ["unknown method 'gnn'", "adam, ggn, sgd"]),
         ("batch_size: [16, 32]", "batch_size: []", ["batch_size", "empty list"]),
         ("width: [8, 16]", "width: []", ["problem.width", "empty list"]),
@@ -181,7 +182,7 @@ def test_a_step_cost_suite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("step_cost", "stepcost", ["measure", "unknown measure 'stepcost'", "step_cost, training"]),
+        ("step_cost", "stepcost", ["measure", "unknown measure 'stepcost'", "step_cost, theory, training"]),
         ("step_cost", "[step_cost]", ["measure", "unknown measure"]),
         (", sgd: {}", "", ["methods", "at least two"]),
         ("suite: costs", "suite: costs\ntarget: 0.1", ["unknown key 'target'", "rounds"]),
@@ -260,3 +261,38 @@ def test_rubbish_ends_with_exit_code_2_and_a_message(
     if done.exit_code == 2:
         assert done.output.startswith("error: ")
         assert "suite.yaml" in done.output
+
+
+THEORY = """\
+suite: small
+measure: theory
+problem: {name: two_layer, width: [64, 128]}
+batch_size: 5
+dtype: float64
+seeds: 2
+methods: {sgd: {}}
+"""
+
+
+def test_a_theory_suite(tmp_path: Path) -> None:
+    suite = _load_any(tmp_path, THEORY + "starts: 0.5\n")
+    assert isinstance(suite, TheorySuite)
+    assert suite.size() == 4
+    assert suite.starts == (0.5,)
+    assert suite.trial(suite.cells()[1], 1).problem.width == 128
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{name: two_layer, width: [64, 128]}", "concrete", ["problem", "'two_layer'", "'concrete'"]),
+        ("dtype: float64", "dtype: float32", ["dtype", "float64 only"]),
+        ("batch_size: 5", "batch_size: 7", ["batch_size", "7 does not divide the 20 samples"]),
+        ("seeds: 2", "seeds: 2\nstarts: [0]", ["starts", "greater than 0"]),
+        ("width: [64, 128]", "width: 64, depth: 2", ["problem", "depth"]),
+    ],
+)
+def test_mistakes_in_a_theory_suite(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        _load_any(tmp_path, THEORY.replace(old, new))
+    assert all(word in str(caught.value) for word in ["suite.yaml", *words]), caught.value

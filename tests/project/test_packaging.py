@@ -49,8 +49,10 @@ def test_the_wheel_holds_the_three_packages_and_their_data(wheel: zipfile.ZipFil
         "harness/analysis/templates/training.html.j2",
         "harness/problems/data/concrete.csv",
         "harness/problems/data/abalone.csv",
+        "harness/problems/data/digits.csv.gz",
         "harness/problems/data/README.md",
         "suites/quickstart.yaml",
+        "suites/claims/ntk-link.yaml",
         "suites/benchmarks/step.py",
     ):
         assert wanted in names

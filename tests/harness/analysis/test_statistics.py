@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.analysis.statistics import median_interval, median_ratio, paired_ratio
+from harness.analysis.statistics import clustered_median, median_interval, median_ratio, paired_ratio, slope_interval
 
 INF = math.inf
 
@@ -105,3 +105,29 @@ def test_paired_times_without_spread_or_without_values() -> None:
     assert median_ratio([], []).size == 0
     mostly_equal = median_ratio([2.0] * 29 + [3.0], [1.0] * 30)  # BCa has no answer here
     assert mostly_equal[:3] == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_clusters_are_resampled_as_a_whole() -> None:
+    """Values that are alike within a cluster are as uncertain as one value a cluster."""
+    draw = np.random.default_rng(1)
+    single = draw.normal(size=12)
+    alike = clustered_median([[value] * 5 for value in single])
+    assert alike[:3] == pytest.approx(median_interval(list(single))[:3])
+    assert alike.size == 12
+    apart = clustered_median([list(draw.normal(size=5)) for _ in range(12)])
+    assert apart.high - apart.low < alike.high - alike.low
+    uneven = clustered_median([[1.0], [2.0, math.inf, math.inf], [4.0]])
+    assert uneven.median == 4.0
+    assert uneven.high == math.inf
+    assert clustered_median([[], []]).size == 0
+
+
+def test_a_slope_with_an_intercept_for_each_group() -> None:
+    draw = np.random.default_rng(2)
+    x = np.arange(5.0)
+    clusters = [[(x, 2 * x + draw.normal() * 10 + 0.05 * draw.normal(size=5)) for _ in range(3)] for _ in range(8)]
+    slope = slope_interval(clusters)
+    assert slope.low < 2 < slope.high
+    assert slope.high - slope.low < 0.05
+    assert slope.size == 8
+    assert math.isnan(slope_interval([[(np.ones(3), x[:3])]]).median)

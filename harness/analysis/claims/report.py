@@ -1,0 +1,111 @@
+"""The page of the paper's claims: for each its sentence, verdict, numbers, figure, and the runs behind it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...claims.check import CheckedClaim
+from ...claims.verdict import Verdict
+from ...trial import TrialResult
+from ..page import embedded, provenance, write_page
+from .figures import VERDICT_COLOURS, claim_figure
+from .terminal import written
+
+__all__ = ["report_data", "write_report"]
+
+TITLE = "Does Gram-Gauss-Newton do what its paper says?"
+SOURCE = "Cai et al., “Gram-Gauss-Newton Method”, arXiv 1905.11675"
+
+
+def write_report(checked: Sequence[CheckedClaim], folder: Path, tracking_uri: str, command: str) -> Path:
+    """Writes ``index.html`` and the figures' files into ``folder``.
+
+    Args:
+        checked: The claims with their verdicts.
+        folder: Made if it is not there; the suites' own reports are looked for beside it.
+        tracking_uri: Where the runs are recorded.
+        command: What computed the verdicts.
+
+    Returns:
+        The page's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for item in checked:
+        drawn = claim_figure(item, folder)
+        if drawn is not None:
+            figures[item.claim.claim] = (drawn[0], embedded(drawn[1]))
+    return write_page(
+        "claims.html.j2",
+        folder,
+        **report_data(checked, folder.parent),
+        figures=figures,
+        tracking_uri=tracking_uri,
+        command=command,
+        colours={str(verdict): colour for verdict, colour in VERDICT_COLOURS.items()},
+    )
+
+
+def report_data(checked: Sequence[CheckedClaim], reports: Path) -> dict[str, Any]:
+    """Everything the page says, figures aside."""
+    results = _results(checked)
+    return {
+        "suite": {"suite": TITLE, "question": _summary(checked)},
+        "source": SOURCE,
+        "items": [_item(item, reports) for item in checked],
+        "notes": _notes(checked),
+        "typed": "",
+        **provenance(results),
+    }
+
+
+def _item(item: CheckedClaim, reports: Path) -> dict[str, Any]:
+    return {
+        "claim": item.claim,
+        "verdict": str(item.verdict),
+        "reason": item.reason,
+        "fingerprint": item.fingerprint,
+        "holds": _holds(item),
+        "headline": written(item.parts[0].estimate),
+        "headline_of": item.parts[0].part.part,
+        "parts": [
+            {
+                "part": checked.part,
+                "number": written(checked.estimate),
+                "samples": checked.estimate.samples,
+                "verdict": str(checked.verdict.verdict),
+                "reason": checked.verdict.reason,
+            }
+            for checked in item.parts
+        ],
+        "suites": [
+            {
+                "name": name,
+                "trials": len(found.results()),
+                "page": f"../{name}/index.html" if (reports / name / "index.html").is_file() else None,
+                "ids": [result.trial.id for result in found.results()],
+            }
+            for name, found in item.studies.items()
+        ],
+    }
+
+
+def _holds(item: CheckedClaim) -> str:
+    deciding = [checked.verdict.verdict for checked in item.parts if checked.part.decides]
+    return f"{deciding.count(Verdict.REPRODUCED)} of {len(deciding)}"
+
+
+def _summary(checked: Sequence[CheckedClaim]) -> str:
+    counts = {verdict: sum(item.verdict is verdict for item in checked) for verdict in Verdict}
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return f"Of {len(checked)} claims: {told}."
+
+
+def _notes(checked: Sequence[CheckedClaim]) -> list[str]:
+    if not any(item.outdated() for item in checked):
+        return []
+    return ["Some of the trials were computed by other code or another torch than the one installed here."]
+
+
+def _results(checked: Sequence[CheckedClaim]) -> list[TrialResult]:
+    return list({result.trial.id: result for item in checked for result in item.results()}.values())

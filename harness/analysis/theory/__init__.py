@@ -1,0 +1,1 @@
+"""Theory suites: what the theorems' network does, beside what theory says of it."""

@@ -1,0 +1,49 @@
+"""The table of a theory suite, for a terminal and as JSON."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...sweep import Costs
+from ...theory_suite import TheorySuite
+from ..formats import interval, number
+from ..labels import Labels
+from ..statistics import Interval
+from .summary import summaries
+
+__all__ = ["as_records", "print_tables"]
+
+HEADINGS = {"link_gap": "gap from kernel", "order": "order", "rate": "rate an epoch", "predicted": "predicted"}
+
+
+def print_tables(suite: TheorySuite, found: Sequence[Costs], console: Console) -> None:
+    """Prints one row a cell."""
+    label = Labels(suite)
+    table = Table(title=f"{suite.suite}: medians over {len(suite.seeds)} seeds [95% interval]", title_justify="left")
+    table.add_column("cell")
+    for heading in (*HEADINGS.values(), "‖r⁺‖ / bound"):
+        table.add_column(heading, justify="right", no_wrap=console.width >= 120)
+    for summary in summaries(found):
+        values = (interval(getattr(summary, key)) for key in HEADINGS)
+        table.add_row(label.cell(summary.costs.cell), *values, number(summary.bound, 2))
+    console.print(table)
+
+
+def as_records(suite: TheorySuite, found: Sequence[Costs]) -> list[dict[str, Any]]:
+    """The same rows as plain data; null where there is no number."""
+    label = Labels(suite)
+    return [
+        {
+            "cell": label.cell(summary.costs.cell),
+            **{key: _plain(getattr(summary, key)) for key in HEADINGS},
+            "bound": summary.bound if math.isfinite(summary.bound) else None,
+        }
+        for summary in summaries(found)
+    ]
+
+
+def _plain(value: Interval) -> dict[str, float | int | None]:
+    return {key: number if math.isfinite(number) else None for key, number in value._asdict().items()}
