@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ from .trial import Outcome, TrialResult
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["Tracker", "TrackingError", "tracking_uri"]
+__all__ = ["RecordedSuite", "Tracker", "TrackingError", "recorded_at", "tracking_uri"]
 
 ARTIFACT = "trial.json"
 BATCH = 1000  # MLflow's limit on the metrics of one request
@@ -267,6 +267,57 @@ def tracking_uri() -> str:
     from mlflow import get_tracking_uri
 
     return str(get_tracking_uri())
+
+
+class RecordedSuite(NamedTuple):
+    """The runs of one suite that were recorded at a commit.
+
+    Attributes:
+        suite: Its name, the experiment's.
+        experiment_id: Of MLflow.
+        runs: Their ids, newest first.
+    """
+
+    suite: str
+    experiment_id: str
+    runs: list[str]
+
+
+def recorded_at(commits: Collection[str]) -> dict[str, list[RecordedSuite]]:
+    """Commit → what was recorded of it, by suite; empty where nothing is recorded yet. Creates no store.
+
+    Raises:
+        TrackingError: The tracking store does not answer.
+    """
+    spec = find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        return {}
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return {}
+    found: dict[str, dict[str, RecordedSuite]] = {}
+    with _translated():
+        client = MlflowClient()
+        for experiment in client.search_experiments():
+            token = None
+            while True:
+                page = client.search_runs(
+                    [experiment.experiment_id], "tags.`ggn.commit` LIKE '%'", max_results=1000, page_token=token
+                )
+                for run in page:
+                    commit = run.data.tags["ggn.commit"]
+                    if commit in commits:
+                        suites = found.setdefault(commit, {})
+                        entry = RecordedSuite(experiment.name, experiment.experiment_id, [])
+                        suites.setdefault(experiment.name, entry).runs.append(run.info.run_id)
+                token = page.token
+                if not token:
+                    break
+    return {commit: list(suites.values()) for commit, suites in found.items()}
 
 
 @contextmanager
