@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-__all__ = ["source_digest"]
+__all__ = ["installed_imports", "source_digest"]
 
 # Told with every result already: harness.environment has torch's version and a digest of this project's code.
 TOLD_ELSEWHERE = {"torch", "ggn_core", "harness", "__main__"}
@@ -22,19 +22,29 @@ def source_digest(path: str) -> str:
     packages; and the versions of the installed packages. What is imported by computed names is not seen.
     """
     content = hashlib.sha256(f"{path}\n".encode())
-    seen: set[str] = set()
-    waiting = [path.partition(":")[0].partition(".")[0]]
-    while waiting:
-        top = waiting.pop()
-        if top in seen or top in sys.stdlib_module_names or top in TOLD_ELSEWHERE:
-            continue
-        seen.add(top)
+    for top in _reached(path):
         for file, name in _files(top):
             content.update(f"{name}\n".encode() + file.read_bytes())
-            waiting += sorted(_imported(file))
         if _is_installed(top):
             content.update(f"{top} {_version(top)}\n".encode())
     return content.hexdigest()[:16]
+
+
+def installed_imports(path: str) -> list[str]:
+    """The installed packages that own code imports: dear to import, and safe to import ahead, as nobody edits them."""
+    return [top for top in _reached(path) if _is_installed(top)]
+
+
+def _reached(path: str) -> list[str]:
+    """The top-level modules that own code comes from and imports; what installed packages import is not followed."""
+    seen: list[str] = []
+    waiting = [path.partition(":")[0].partition(".")[0]]
+    while waiting:
+        top = waiting.pop()
+        if top not in seen and top not in sys.stdlib_module_names and top not in TOLD_ELSEWHERE:
+            seen.append(top)
+            waiting += sorted({name for file, _ in _files(top) for name in _imported(file)})
+    return seen
 
 
 def _files(top: str) -> Iterator[tuple[Path, str]]:

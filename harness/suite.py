@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from .frozen import Frozen
 from .methods import MethodConfig
+from .plugins import OwnCode
 from .problems import ProblemConfig
 from .trial import TrialResult
 
@@ -95,6 +96,11 @@ class Suite(Frozen):
     def candidates(self, method: MethodConfig) -> list[MethodConfig]:
         """The settings that trials of a method may have."""
         return [method]
+
+    def own_code(self) -> list[OwnCode]:
+        """The user's own methods and models in it."""
+        models = [problem.model for problem in self.problem]
+        return [code for code in (*self.methods, *models) if isinstance(code, OwnCode)]
 
     def size(self) -> int:
         """How many trials the suite stands for."""

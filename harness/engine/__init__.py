@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 from ..errors import UserError
+from ..plugin_source import installed_imports
 from ..store import Store
 from ..suite import Suite
 from ..trial import AnyTrial, TrialResult
@@ -56,13 +57,14 @@ def open_engine(
     Raises:
         UserError: The options do not go together, or there is no such cluster.
     """
+    preload = sorted({name for code in suite.own_code() for name in installed_imports(code.plugin.path)})
     if options.name == "dask" or (options.name is None and options.scheduler is not None):
         from .dask import DaskEngine
 
         if options.scheduler is not None and options.jobs is not None:
             raise UserError("--jobs: the cluster of --scheduler has the workers that it has; leave one of the two out")
         jobs = options.jobs or max(1, (os.cpu_count() or 1) // max(suite.threads))
-        return DaskEngine(store, suite.limits, options.scheduler, jobs, options.share, tell)
+        return DaskEngine(store, suite.limits, options.scheduler, jobs, options.share, tell, preload)
     if options.scheduler is not None:
         raise UserError("--scheduler: only --engine dask has one")
-    return nullcontext(LocalEngine(store, suite.limits, options.jobs or 1, options.share))
+    return nullcontext(LocalEngine(store, suite.limits, options.jobs or 1, options.share, preload))

@@ -42,6 +42,7 @@ class DaskEngine:
         jobs: Workers to start.
         share: Let trials that time steps run beside others on one machine.
         tell: Told of what a user should know, such as the death of a worker.
+        preload: As for ``LocalEngine``.
 
     Raises:
         UserError: ``distributed`` is not installed.
@@ -50,7 +51,14 @@ class DaskEngine:
     is_parallel = True
 
     def __init__(
-        self, store: Store, limits: Limits, scheduler: str | None, jobs: int, share: bool, tell: Callable[[str], None]
+        self,
+        store: Store,
+        limits: Limits,
+        scheduler: str | None,
+        jobs: int,
+        share: bool,
+        tell: Callable[[str], None],
+        preload: Sequence[str] = (),
     ):
         try:
             import distributed  # noqa: F401
@@ -62,6 +70,7 @@ class DaskEngine:
         self.jobs = jobs
         self.share = share
         self.tell = tell
+        self.preload = preload
         self._topic = f"ggn-{uuid.uuid4().hex}"
         self._workers: dict[str, list[str]] = {}  # trial → the workers that it was begun on
         self._client: Any = None
@@ -107,7 +116,7 @@ class DaskEngine:
         """
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         expected = {"code": code(), "torch": torch.__version__}
-        arguments = (self.limits.model_dump_json(), self.share, expected, self._topic)
+        arguments = (self.limits.model_dump_json(), self.share, self.preload, expected, self._topic)
         waiting = {}
         for trial in trials:
             key = f"{trial.id}-{uuid.uuid4().hex}"
@@ -190,7 +199,9 @@ def _look_for_scheduler(address: str) -> None:
         raise UserError(f"--scheduler {address}: what answers there is no Dask scheduler")
 
 
-def run_on_worker(trial_json: str, limits_json: str, share: bool, expected: Facts, topic: str) -> str:
+def run_on_worker(
+    trial_json: str, limits_json: str, share: bool, preload: Sequence[str], expected: Facts, topic: str
+) -> str:
     """What a Dask worker runs: the trial in a process of its own, its result as JSON.
 
     Raises:
@@ -213,7 +224,8 @@ def run_on_worker(trial_json: str, limits_json: str, share: bool, expected: Fact
         return task is None or task.state == "cancelled"
 
     with tempfile.TemporaryDirectory(prefix="ggn-") as folder:
-        engine = LocalEngine(Store(Path(folder)), Limits.model_validate_json(limits_json), share=share)
+        limits = Limits.model_validate_json(limits_json)
+        engine = LocalEngine(Store(Path(folder)), limits, share=share, preload=preload)
         result = engine.run(trial, is_abandoned)
     environment = result.environment | {"host": socket.gethostname()}
     return result.model_copy(update={"environment": environment}).model_dump_json()

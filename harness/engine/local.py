@@ -35,15 +35,16 @@ class LocalEngine:
         limits: Time and memory of a trial.
         jobs: How many trials run at once. Those that time steps never do, unless ``share`` is set.
         share: Let trials that time steps run beside others.
+        preload: Packages that the server imports besides, if it is not running yet: what the user's own code imports.
     """
 
-    def __init__(self, store: Store, limits: Limits, jobs: int = 1, share: bool = False):
+    def __init__(self, store: Store, limits: Limits, jobs: int = 1, share: bool = False, preload: Sequence[str] = ()):
         self.store = store
         self.limits = limits
         self.jobs = jobs
         self.share = share
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", "harness.worker"])
+        self._context.set_forkserver_preload(["__main__", "harness.worker", *preload])
 
     @property
     def is_parallel(self) -> bool:

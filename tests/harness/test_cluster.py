@@ -184,7 +184,9 @@ def test_the_trials_of_a_killed_parent_end(cluster: Any, tmp_path: Path) -> None
 
 def test_workers_with_other_code_are_refused(cluster: Any) -> None:
     with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
-        future = client.submit(run_on_worker, make_trial().model_dump_json(), "{}", False, {"code": "another"}, "topic")
+        future = client.submit(
+            run_on_worker, make_trial().model_dump_json(), "{}", False, (), {"code": "another"}, "topic"
+        )
         with pytest.raises(UserError, match="has other code or another torch"):
             future.result()
 

@@ -84,6 +84,26 @@ def test_a_fatal_signal_is_an_outcome(tmp_path: Path, number: int, outcome: Outc
     assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+def test_the_death_of_the_server_takes_its_trial_and_no_other(tmp_path: Path) -> None:
+    from multiprocessing import forkserver
+
+    engine = _engine(tmp_path, seconds=60)
+    engine.run(make_trial())
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+
+    def strike() -> None:
+        _until(lambda: bool(_children_of_the_server()))
+        time.sleep(0.3)
+        os.kill(server, signal.SIGKILL)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    assert engine.run(make_trial(**ENDLESS)).outcome is Outcome.CRASHED
+    thread.join()
+    assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
+
+
 PARENT = """\
 from pathlib import Path
 from trials import make_trial

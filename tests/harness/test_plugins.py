@@ -207,6 +207,7 @@ def test_another_version_of_an_installed_package_makes_new_trials(
         monkeypatch.setattr(plugin_source, "_version", lambda top, number=number: f"{top} {number}")
         digests.add(plugins.find("own:Descent", plugins.METHODS, [folder]).digest)
     assert len(digests) == 2
+    assert plugin_source.installed_imports("own:Descent") == ["yaml"]
 
 
 def test_code_that_changes_after_the_suite_was_read_is_not_run(folder: Path) -> None:

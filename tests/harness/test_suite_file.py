@@ -236,7 +236,10 @@ _keys = st.sampled_from([*TrainingSuite.model_fields, "nonsense"])
 
 
 _names = st.sampled_from(["math:hypot", "torch.optim:SGD", "harness.cli:main", "no.such:thing", "a:b:c", ":", "this"])
-_changed = st.dictionaries(_keys, _values | st.lists(_names, max_size=2) | st.dictionaries(_names, _values, max_size=2))
+_changed = st.dictionaries(_keys, _values, max_size=5) | st.fixed_dictionaries(
+    {"methods": st.lists(_names, min_size=1, max_size=2) | st.dictionaries(_names, _values, min_size=1, max_size=2)},
+    optional={"problem": st.fixed_dictionaries({"name": st.just("concrete"), "model": _names | _values})},
+)
 _files = (
     _changed.map(lambda changes: yaml.safe_dump(yaml.safe_load(GOOD) | changes).encode())
     | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass"))
