@@ -65,8 +65,8 @@ def _defect() -> NoReturn:
 def main() -> None:
     """Gram-Gauss-Newton: run benchmark suites, read their reports.
 
-    Exit codes: 0 fine; 1 the answer is no (a trial failed); 2 the input is wrong, or the tracking store does not
-    answer; 3 inconclusive (claims); 70 a defect of ggn; 130 interrupted.
+    Exit codes: 0 fine; 1 the answer is no (a trial failed, a regression); 2 the input is wrong, or the tracking store
+    does not answer; 3 inconclusive (claims, gate); 70 a defect of ggn; 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
 
@@ -311,6 +311,29 @@ def compare(
         click.echo(json.dumps(as_records(comparison), indent=2))
     else:
         print_comparison(comparison, _console())
+
+
+@main.command()
+@click.argument("base")
+@click.argument("head", default="HEAD")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Benchmarks whose name holds this; * matches anything.")
+@click.option("--pairs", default=50, show_default=True, type=click.IntRange(min=30), help="Pairs a benchmark.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads for torch.")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write a comment's table there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result, raw samples included, as JSON.")
+@_verb
+def gate(
+    base: str, head: str, only: tuple[str, ...], pairs: int, threads: int, markdown: Path | None, as_json: bool
+) -> None:
+    """Compare two commits of this checkout: is anything slower, heavier or less exact at HEAD than at BASE?
+
+    Both are measured side by side, in pairs of random order, by HEAD's benchmarks; what looks changed, again.
+    Exit codes: 0 no regression, 1 a regression (or a benchmark that HEAD breaks), 2 the input is wrong, 3 inconclusive.
+    """
+    from .gate.command import run_gate
+    from .gate.gate import Settings
+
+    sys.exit(run_gate(base, head, Settings(only=only, pairs=pairs, threads=threads), as_json, markdown))
 
 
 @main.command(name="list")
