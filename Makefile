@@ -4,7 +4,9 @@
 # make ui          MLflow's page on 127.0.0.1
 # make server      a team's tracking server, with PostgreSQL, in containers; see docs/mlflow.md
 # make lint        style and types
-# make bench       the asv benchmarks, quickly, on this checkout
+# make bench       the asv benchmarks of this commit
+# make bench-compare BASE=…   of another commit too, and both side by side; for a verdict: ggn gate
+# make bench-publish   asv's pages of all results so far: .asv/html/index.html
 # make peers       Gram and step beside other libraries, about an hour; OPTIONS=--quick for a look
 # make env         only the environment; every target makes it when needed
 # make lock        write requirements.lock anew from pyproject.toml
@@ -18,7 +20,7 @@ PEERS := .venv-peers
 JAX := .venv-jax
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench peers lock clean
+.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish peers lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -61,9 +63,20 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/asv check -E existing:$(CURDIR)/$(BIN)/python
 
+# Each commit is built in an environment of asv's own; uncommitted changes are not measured.
 bench: env
-	$(BIN)/asv machine --yes
-	$(BIN)/asv run --quick --show-stderr -E existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
+	$(BIN)/python -m suites.run_asv run --show-stderr $(ASV) 'HEAD^!'
+
+bench-compare: env
+	@git rev-parse --verify --quiet '$(BASE)^{commit}' > /dev/null \
+		|| { echo "error: unknown commit '$(BASE)'; for example: make bench-compare BASE=HEAD~1"; exit 2; }
+	git rev-parse '$(BASE)^{commit}' HEAD \
+		| $(BIN)/python -m suites.run_asv run --show-stderr --interleave-rounds $(ASV) HASHFILE:-
+	$(BIN)/python -m suites.run_asv compare --split --factor 1.05 '$(BASE)' HEAD
+
+bench-publish: env
+	$(BIN)/python -m suites.run_asv publish
+	$(BIN)/python -m harness.gate.commit_page .asv/html
 
 peers: $(PEERS)/.installed $(JAX)/.installed
 	$(PEERS)/bin/python -m suites.peers --jax $(JAX)/bin/python $(OPTIONS)

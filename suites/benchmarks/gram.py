@@ -1,36 +1,63 @@
-"""The Gram matrix: time, and error against the dense float64 Jacobian."""
+"""The Gram matrix: over sizes, per rule, and per architecture."""
 
-import copy
+from typing import ClassVar
 
-import torch
+from torch import nn
 
 from ggn_core import gram
-from ggn_core.reference import dense_gram
 
-from .networks import WORKLOADS, workload
+from .networks import ARCHITECTURES, BATCHES, DEVICES, RULES, WIDTHS, Workload, made, mlp, synchronize
+
+BATCH = 32
 
 
-class Gram:
-    """``gram(model, inputs)`` on multilayer perceptrons."""
+class _Timed:
+    """``gram(model, inputs)`` on a workload."""
 
-    params = list(WORKLOADS)
-    param_names = ("workload",)
+    def prepare(self, workload: Workload, device: str) -> None:
+        self.model: nn.Module = workload.model
+        self.inputs = workload.inputs
+        self.run(device)  # first-time costs
 
-    def setup(self, name: str) -> None:
-        self.model, self.inputs, _ = workload(name)
-        gram(self.model, self.inputs)  # first-time costs
-
-    def time_gram(self, name: str) -> None:
+    def run(self, device: str) -> None:
         gram(self.model, self.inputs)
+        synchronize(device)
 
 
-class Exactness:
-    """Relative error of the float32 Gram; small networks, whose dense Jacobian fits."""
+class Gram(_Timed):
+    """On multilayer perceptrons with three hidden layers."""
 
-    unit = "relative Frobenius error"
+    params: ClassVar = [WIDTHS, BATCHES, DEVICES]
+    param_names = ("width", "batch", "device")
 
-    def track_error(self) -> float:
-        model, inputs, _ = workload("64-256x3-1, b=64")
-        exact = dense_gram(copy.deepcopy(model).double(), inputs.double())
-        error = gram(model, inputs).double() - exact
-        return float(torch.linalg.matrix_norm(error) / torch.linalg.matrix_norm(exact))
+    def setup(self, width: int, batch: int, device: str) -> None:
+        self.prepare(mlp(width, batch, device), device)
+
+    def time_gram(self, width: int, batch: int, device: str) -> None:
+        self.run(device)
+
+
+class GramOfRule(_Timed):
+    """On networks in which one rule has most of the work."""
+
+    params: ClassVar = [list(RULES), DEVICES]
+    param_names = ("rule", "device")
+
+    def setup(self, rule: str, device: str) -> None:
+        self.prepare(made(RULES[rule], BATCH, device), device)
+
+    def time_gram(self, rule: str, device: str) -> None:
+        self.run(device)
+
+
+class GramOfArchitecture(_Timed):
+    """On networks as they are built in practice."""
+
+    params: ClassVar = [list(ARCHITECTURES), DEVICES]
+    param_names = ("architecture", "device")
+
+    def setup(self, architecture: str, device: str) -> None:
+        self.prepare(made(ARCHITECTURES[architecture], BATCH, device), device)
+
+    def time_gram(self, architecture: str, device: str) -> None:
+        self.run(device)

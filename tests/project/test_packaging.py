@@ -1,7 +1,6 @@
 """What is installed, and that the folder mlflow/ shadows nothing."""
 
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from asv.util import load_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +105,7 @@ def test_mlproject_calls_verbs_that_exist() -> None:
 
 
 def test_asv_finds_the_benchmarks() -> None:
-    settings = json.loads((ROOT / "asv.conf.json").read_text())
+    settings = load_json(str(ROOT / "asv.conf.json"), js_comments=True)
     assert (ROOT / settings["benchmark_dir"] / "__init__.py").is_file()
     for key in ("build_command", "install_command"):
-        assert all("--no-deps" in command for command in settings[key])
+        assert "--no-deps" in settings[key][-1]

@@ -1,0 +1,57 @@
+"""The phases of GGN's step, each alone: forward, input gradients, Gram matrix, solve, update."""
+
+from typing import ClassVar
+
+import torch
+
+from ggn_core.capture import named_trainable
+from ggn_core.jacobian import Linearizer
+from ggn_core.solve import solve_damped
+
+from .networks import DEVICES, WIDTHS, mlp, synchronize
+
+BATCH = 128
+DAMPING = 10.0
+
+
+class Phase:
+    """One phase on a multilayer perceptron with three hidden layers."""
+
+    params: ClassVar = [WIDTHS, DEVICES]
+    param_names = ("width", "device")
+
+    def setup(self, width: int, device: str) -> None:
+        self.model, self.inputs, self.targets = mlp(width, BATCH, device)
+        self.parameters = named_trainable(self.model)
+        self.linearize = Linearizer()
+        self.residuals = self.model(self.inputs) - self.targets
+        with torch.no_grad():
+            self.jacobian = self.linearize(self.residuals, self.parameters)  # what can be proved is remembered
+            self.gram = self.jacobian.gram()
+            self.r = self.residuals.reshape(-1)
+            self.v = solve_damped(self.gram, self.r, DAMPING).v
+        synchronize(device)
+
+    def time_forward(self, width: int, device: str) -> None:
+        self.residuals = self.model(self.inputs) - self.targets
+        synchronize(device)
+
+    @torch.no_grad()
+    def time_input_gradients(self, width: int, device: str) -> None:
+        """Reading the graph, and one backward pass to the layers' outputs."""
+        self.linearize(self.residuals, self.parameters)
+        synchronize(device)
+
+    @torch.no_grad()
+    def time_gram(self, width: int, device: str) -> None:
+        self.jacobian.gram()
+        synchronize(device)
+
+    def time_solve(self, width: int, device: str) -> None:
+        solve_damped(self.gram, self.r, DAMPING)
+        synchronize(device)
+
+    @torch.no_grad()
+    def time_update(self, width: int, device: str) -> None:
+        self.jacobian.add_transposed_(self.v, -1e-9)
+        synchronize(device)
