@@ -17,7 +17,7 @@ class Trial:
 
     def setup(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ggn-benchmark-"))
-        self.engine = LocalEngine(Store(self.folder), Limits(seconds=60), share=True)  # waits for no other trials
+        self.engine = LocalEngine(Store(self.folder), Limits(seconds=60))
         problem = TeacherStudent(width=1, depth=1, samples=4, test_samples=2, teacher_width=1, teacher_depth=1)
         self.trial = TrainingTrial(
             problem=problem, method=SgdSettings(), batch_size=4, threads=1, seed=0, budget=Budget(epochs=1)
