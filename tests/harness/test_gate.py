@@ -331,13 +331,19 @@ def test_killed_it_takes_its_processes_along_and_the_next_gate_sweeps_up(
     assert not scratch.exists()
 
 
-def test_a_benchmark_that_hangs_is_ended_and_the_process_serves_on(repository: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def hanging(repository: Path, tmp_path: Path) -> Path:
+    """A tree with a benchmark that sleeps for a minute, and one that does nothing."""
     tree = tmp_path / "tree"
     shutil.copytree(repository, tree)
     speed = "import time\nclass Hang:\n    time_hang = lambda self: time.sleep(60)\n    time_fine = lambda self: None\n"
     (tree / "ggn_core" / "__init__.py").write_text(GOOD)
     (tree / "suites" / "benchmarks" / "speed.py").write_text(speed)
-    process = Process(tree, tmp_path / "scratch", threads=1, patience=5)
+    return tree
+
+
+def test_a_benchmark_that_hangs_is_ended_and_the_process_serves_on(hanging: Path, tmp_path: Path) -> None:
+    process = Process(hanging, tmp_path / "scratch", threads=1, patience=5)
     try:
         process.ask("setup", module="speed", kind="Hang", method="time_hang", position=0)
         with pytest.raises(CaseError, match="no answer within 5 s"):
@@ -346,6 +352,27 @@ def test_a_benchmark_that_hangs_is_ended_and_the_process_serves_on(repository: P
         assert process.ask("block", calls=1, warm=0) < 1
     finally:
         process.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_even_a_benchmark_that_hangs_goes_with_a_gate_that_is_killed(hanging: Path, tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from harness.gate.process import Process
+process = Process(Path({str(hanging)!r}), Path({str(tmp_path / "scratch")!r}), threads=1)
+process.ask("setup", module="speed", kind="Hang", method="time_hang", position=0)
+print("ready", flush=True)
+process.ask("block", calls=1, warm=0)
+"""
+    command = [sys.executable, "-P", "-c", program]
+    parent = subprocess.Popen(command, cwd=tmp_path, env=_variables(), stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    assert len(_workers_of(hanging)) == 2  # the parent names the folder, too
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    assert _gone(hanging)
 
 
 def test_code_from_elsewhere_is_not_measured(tmp_path: Path) -> None:
