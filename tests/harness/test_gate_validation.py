@@ -41,9 +41,19 @@ def _slower(function):
 
 gram = _slower(gram)
 """
-# Part of each layer's first product is computed again and thrown away: how much that is depends on sizes and machine.
-PRODUCT = "        factor = _inner(right.squeeze(2))  # (o|1, n, o|1, n)\n"
-REPEATED = "        _inner(right.squeeze(2)[..., : right.shape[-1] * 3 // 4])\n"
+# The first of each layer's two products is computed once more and thrown away: how much that is depends on sizes and
+# machine.
+REPEATED = """
+
+def _repeating(exact):
+    def repeating(self, gram):
+        rows = self.right.flatten(0, 1)
+        rows @ rows.T
+        exact(self, gram)
+    return repeating
+
+VectorBlock.add_gram_ = _repeating(VectorBlock.add_gram_)
+"""
 BROKEN = """
 def gram(model, inputs):
     raise RuntimeError("planted")
@@ -68,15 +78,14 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     git("init", "-b", "main")
     commit("good")
-    gram = folder / "ggn_core" / "gram.py"
-    (linear,) = (path for path in (folder / "ggn_core").rglob("*.py") if PRODUCT in path.read_text())
+    gram, linear = folder / "ggn_core" / "gram.py", folder / "ggn_core" / "rules" / "linear_blocks.py"
     clean, clean_linear = gram.read_text(), linear.read_text()
     gram.write_text(clean + SLOWER)
     commit("slower")
     gram.write_text(clean + BROKEN)
     commit("broken")
     gram.write_text(clean)
-    linear.write_text(clean_linear.replace(PRODUCT, PRODUCT + REPEATED))
+    linear.write_text(clean_linear + REPEATED)
     commit("repeated")
     return folder
 
