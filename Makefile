@@ -65,13 +65,13 @@ lint: env
 
 # Each commit is built in an environment of asv's own; uncommitted changes are not measured.
 bench: env
-	$(BIN)/python -m suites.run_asv run --show-stderr $(ASV) 'HEAD^!'
+	$(BIN)/python -m suites.run_asv run --show-stderr $(OPTIONS) 'HEAD^!'
 
 bench-compare: env
 	@git rev-parse --verify --quiet '$(BASE)^{commit}' > /dev/null \
 		|| { echo "error: unknown commit '$(BASE)'; for example: make bench-compare BASE=HEAD~1"; exit 2; }
 	git rev-parse '$(BASE)^{commit}' HEAD \
-		| $(BIN)/python -m suites.run_asv run --show-stderr --interleave-rounds $(ASV) HASHFILE:-
+		| $(BIN)/python -m suites.run_asv run --show-stderr --interleave-rounds $(OPTIONS) HASHFILE:-
 	$(BIN)/python -m suites.run_asv compare --split --factor 1.05 '$(BASE)' HEAD
 
 bench-publish: env
