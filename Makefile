@@ -20,8 +20,7 @@ PEERS := .venv-peers
 JAX := .venv-jax
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish \
-	peers lock clean
+.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish peers lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

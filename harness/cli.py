@@ -65,8 +65,8 @@ def _defect() -> NoReturn:
 def main() -> None:
     """Gram-Gauss-Newton: run benchmark suites, read their reports.
 
-    Exit codes: 0 fine; 1 the answer is no (a trial failed, a claim fails, a regression); 2 the input is wrong, or the
-    tracking store does not answer; 3 inconclusive; 70 a defect of ggn; 130 interrupted.
+    Exit codes: 0 fine; 1 the answer is no (a trial failed, a regression); 2 the input is wrong, or the tracking store
+    does not answer; 3 inconclusive (claims, gate); 70 a defect of ggn; 130 interrupted.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
 

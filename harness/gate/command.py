@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..store import write_atomically
 from .commits import Repository
 from .gate import Settings, compare
-from .recorded import recorded_at
-from .table import Recorded, as_json, as_markdown, print_report
+from .recorded import Recorded, recorded_at
+from .table import as_json, as_markdown, print_report
 
 __all__ = ["run_gate"]
 
@@ -79,5 +79,5 @@ def _recorded(commits: list[str]) -> Recorded:
     try:
         return recorded_at(commits)
     except UserError as error:
-        click.echo(f"warning: the tracking store does not answer: {error}", err=True)
+        click.echo(f"warning: {error}", err=True)
         return {}

@@ -15,7 +15,6 @@ from jinja2 import Environment
 from ..connection import tracking_uri
 from ..errors import UserError
 from ..store import write_atomically
-from .claims import claims_by_suite
 from .recorded import RecordedSuite, recorded_at
 
 __all__ = ["write_commit_page"]
@@ -42,7 +41,7 @@ details a { font-family: monospace; margin-right: 1em }
 <h2>{{ commit }}</h2>
 {% for entry in suites %}
 <details open><summary>suite {{ entry.suite }}: {{ entry.runs | length }} runs
-{% if claims[entry.suite] %}; claims that rest on them: {{ claims[entry.suite] | join(", ") }}{% endif %}</summary>
+{% if entry.claims %}; claims that rest on them: {{ entry.claims | join(", ") }}{% endif %}</summary>
 {% set experiment = server ~ "/#/experiments/" ~ entry.experiment_id %}
 {% for run in entry.runs %}<a href="{{ experiment }}/runs/{{ run }}">{{ run[:8] }}</a>
 {% endfor %}</details>
@@ -59,8 +58,7 @@ def write_commit_page(folder: Path) -> Path:
     """Writes ``commits.html`` into ``folder``, where ``asv publish`` has put its page.
 
     Raises:
-        UserError: asv has published nothing there.
-        UserError: The tracking store does not answer.
+        UserError: asv has published nothing there, or the tracking store does not answer.
     """
     try:
         published = json.loads((folder / "index.json").read_text())
@@ -77,7 +75,7 @@ def _rendered(commits: Sequence[tuple[str, list[RecordedSuite]]]) -> str:
     local = not uri.startswith("http")
     template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
     server = LOCAL if local else uri.rstrip("/")
-    return template.render(commits=commits, uri=uri, local=local, server=server, claims=claims_by_suite())
+    return template.render(commits=commits, uri=uri, local=local, server=server)
 
 
 def main(folder: str) -> None:

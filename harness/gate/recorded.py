@@ -1,48 +1,52 @@
-"""Which of MLflow's runs belong to a commit."""
+"""What rests on a commit: the runs that MLflow holds of it, and the claims that the suites of those runs measure."""
 
 from collections.abc import Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from ..connection import connect, search, tracking_uri, translated
+from ..claims.claim_file import load_claims
+from ..connection import recorded_runs, tracking_uri
 
-__all__ = ["RecordedSuite", "recorded_at"]
+__all__ = ["Recorded", "RecordedSuite", "recorded_at"]
 
 
 class RecordedSuite(NamedTuple):
-    """The runs of one suite that were recorded at a commit.
+    """The evaluation runs of one suite that were recorded at a commit.
 
     Attributes:
-        suite: Its name, the experiment's.
+        suite: Its name.
         experiment_id: Of MLflow.
         runs: Their ids, newest first.
+        claims: The claims that the suite measures.
     """
 
     suite: str
     experiment_id: str
     runs: list[str]
+    claims: list[str]
 
 
-def recorded_at(commits: Collection[str]) -> dict[str, list[RecordedSuite]]:
-    """Commit → what was recorded of it, by suite; empty where nothing is recorded yet. Creates no store.
+Recorded = dict[str, list[RecordedSuite]]
+
+
+def recorded_at(commits: Collection[str]) -> Recorded:
+    """Commit → what was recorded of it, by suite; empty where there is no local store yet, and none is made.
 
     Raises:
-        UserError: The tracking store does not answer.
+        UserError: The tracking store does not answer, or a claim file is wrong.
     """
-    spec = find_spec("mlflow")
-    if spec is None or spec.origin is None:
-        return {}
     uri = tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return {}
-    client = connect()
+    claims = load_claims()
     found: dict[str, dict[str, RecordedSuite]] = {}
-    with translated():
-        experiments = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    for run in search(client, list(experiments), "tags.`ggn.commit` LIKE '%'"):
-        commit, experiment = run.data.tags["ggn.commit"], run.info.experiment_id
-        if commit in commits:
-            entry = RecordedSuite(experiments[experiment], experiment, [])
-            found.setdefault(commit, {}).setdefault(experiment, entry).runs.append(run.info.run_id)
+    for run in recorded_runs():
+        commit, suite = run.data.tags.get("ggn.commit", ""), run.data.tags.get("ggn.suite", "")
+        if commit not in commits:
+            continue
+        suites = found.setdefault(commit, {})
+        if suite not in suites:
+            resting = [claim.claim for claim in claims if suite in claim.suites()]
+            suites[suite] = RecordedSuite(suite, run.info.experiment_id, [], resting)
+        suites[suite].runs.append(run.info.run_id)
     return {commit: list(suites.values()) for commit, suites in found.items()}

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from .claims import claims_by_suite
 from .gate import Report
 from .intervals import Effect
-from .recorded import RecordedSuite
+from .recorded import Recorded
 from .verdict import Finding, Status, Verdict
 
 __all__ = ["as_json", "as_markdown", "print_report"]
@@ -30,8 +29,6 @@ ORDER = [
 ]
 STYLES = {Status.SLOWER: "bold red", Status.FAILED: "bold red", Status.FASTER: "green", Status.UNCHANGED: "dim"}
 HEADER = ("benchmark", "base", "head", "head / base [95%]", "A/A [95%]", "verdict")
-
-Recorded = dict[str, list[RecordedSuite]]
 
 
 def print_report(report: Report, recorded: Recorded, console: Console) -> None:
@@ -78,10 +75,7 @@ def as_json(report: Report, recorded: Recorded) -> str:
     whole = report.model_dump(mode="json")
     whole["exit_code"] = report.verdict.exit_code
     whole["findings"] = [_plain(finding) for finding in _sorted(report.findings)]
-    whole["recorded"] = {
-        commit: {entry.suite: {"experiment_id": entry.experiment_id, "runs": entry.runs} for entry in suites}
-        for commit, suites in recorded.items()
-    }
+    whole["recorded"] = {commit: [entry._asdict() for entry in suites] for commit, suites in recorded.items()}
     return json.dumps(whole, indent=2, allow_nan=False)
 
 
@@ -144,11 +138,10 @@ def _reasons(findings: Sequence[Finding]) -> list[str]:
 
 
 def _links(report: Report, recorded: Recorded) -> list[str]:
-    claims = claims_by_suite() if recorded else {}
     lines = []
     for commit in dict.fromkeys((report.base.hash, report.head.hash)):
         for entry in recorded.get(commit, []):
-            resting = f"; claims that rest on them: {', '.join(claims[entry.suite])}" if entry.suite in claims else ""
+            resting = f"; claims that rest on them: {', '.join(entry.claims)}" if entry.claims else ""
             lines.append(f"recorded at {commit[:10]}: suite {entry.suite}, {len(entry.runs)} MLflow runs{resting}")
     return lines
 

@@ -1,5 +1,6 @@
 """What is installed, and that the folder mlflow/ shadows nothing."""
 
+import itertools
 import re
 import shutil
 import subprocess
