@@ -175,7 +175,7 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
         return
     left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
     shared = left.shared is not None or right.shared is not None
-    for block in lower_blocks(size, n if shared else 1):
+    for block in lower_blocks(size, max(lefts[0].shape[2], rights[0].shape[2]), n if shared else 1):
         tile = gram[block, : block.stop]
         if shared:  # (b n, c n) -> (b, n, c, n), over which what all outputs share, (1, n, 1, n), is broadcast
             tile = torch.unflatten(torch.unflatten(tile, 1, (-1, n)), 0, (-1, n))

@@ -9,14 +9,21 @@ __all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
 # Rows of one block. Smaller ones save more of the upper triangle, and make products that are too thin to be fast.
 BLOCK_ROWS = 64
 
+# Multiply-adds of a whole product below which one block is faster than several: a fraction of a millisecond's work.
+LEAST_WORK = 2**24
 
-def lower_blocks(size: int, unit: int = 1) -> Iterator[slice]:
+
+def lower_blocks(size: int, entries: int, unit: int = 1) -> Iterator[slice]:
     """Block rows that cover ``size`` rows; block ``b`` meets the lower triangle in the columns up to ``b.stop``.
 
     Args:
         size: Number of rows, a multiple of ``unit``.
+        entries: Of a row of the factors: the length of the inner products.
         unit: Blocks begin and end at multiples of it.
     """
+    if size**2 * entries < LEAST_WORK:
+        yield slice(0, size)
+        return
     units = size // unit
     step = -(-units // -(-size // BLOCK_ROWS)) * unit  # even blocks, whole units each
     for start in range(0, size, step):
@@ -25,7 +32,7 @@ def lower_blocks(size: int, unit: int = 1) -> Iterator[slice]:
 
 def add_outer_(gram: Tensor, rows: Tensor) -> None:
     """Adds the Gram of explicit rows (N, m) to the lower triangle of ``gram`` (N, N)."""
-    for block in lower_blocks(len(rows)):
+    for block in lower_blocks(*rows.shape):
         gram[block, : block.stop].addmm_(rows[block], rows[: block.stop].T)
 
 

@@ -1,6 +1,5 @@
 """What is installed, and that the folder mlflow/ shadows nothing."""
 
-import itertools
 import re
 import shutil
 import subprocess
