@@ -87,9 +87,11 @@ class Runner:
     def _run_ahead(self, walk: Callable[[Obtain], None]) -> None:
         """Runs what is missing, several trials at once: all that is known to be needed, then what hangs on that."""
         while missing := self._missing(walk):
+            self.store.require_space()
             for result in self._engine.run_all([trial for trial, _ in missing.values()]):
                 self._ran[result.trial.id] = result
                 self._keep(result, missing[result.trial.id][1])
+                self.store.require_space()
 
     def _missing(self, walk: Callable[[Obtain], None]) -> dict[str, tuple[AnyTrial, str]]:
         """The trials, with their roles, that ``walk`` asks for and that have no result that stands."""

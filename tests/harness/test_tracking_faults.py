@@ -20,14 +20,13 @@ from tracked import SUITE, SUITE_FILE, mlflow_server, runs, trials_of, wait_unti
 
 from harness import runner
 from harness.cli import main
-from harness.engine import Engine
 from harness.progress import Reporter
 from harness.runner import Runner
 from harness.store import Store
 from harness.studies import study
 from harness.sync import sync
 from harness.tracking import Tracker
-from harness.trial import AnyTrial, TrialResult
+from harness.trial import TrialResult
 
 TRIALS = len(trials_of(SUITE))
 
@@ -164,18 +163,17 @@ def test_a_server_that_fails_midway_loses_nothing(
 ) -> None:
     tracker = Tracker(SUITE)
     runner, console = _runner(workplace, tracker)
-    run_trial = Engine.run
+    keep = Runner._keep
 
-    def run_then_break(engine: Engine, trial: AnyTrial) -> TrialResult:
-        result = run_trial(engine, trial)
+    def break_then_keep(self: Runner, result: TrialResult, role: str) -> None:
         if len(list(runner.store.trials.iterdir())) == 2:  # at the second trial, in the middle of its recording
             proxy.fail(fault, "mlflow-artifacts", 0)
             if fault == "hang":
                 monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
                 monkeypatch.setenv("MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "1")
-        return result
+        keep(self, result, role)
 
-    monkeypatch.setattr(Engine, "run", run_then_break)
+    monkeypatch.setattr(Runner, "_keep", break_then_keep)
     found = study(SUITE)
     runner.run(found.walk)
     assert proxy.struck.is_set()
@@ -197,18 +195,17 @@ def test_a_server_that_comes_back_during_the_run_gets_everything(
 ) -> None:
     monkeypatch.setattr(runner, "RETRY_SECONDS", patience)
     running, console = _runner(workplace, Tracker(SUITE))
-    run_trial = Engine.run
+    keep = Runner._keep
 
-    def run_between_faults(engine: Engine, trial: AnyTrial) -> TrialResult:
-        result = run_trial(engine, trial)
+    def fail_in_between(self: Runner, result: TrialResult, role: str) -> None:
         finished = len(list(running.store.trials.iterdir()))
         if finished == 1:
             proxy.fail("500", "runs/create", 0)
         elif finished == back_after:
             proxy.mend()
-        return result
+        keep(self, result, role)
 
-    monkeypatch.setattr(Engine, "run", run_between_faults)
+    monkeypatch.setattr(Runner, "_keep", fail_in_between)
     running.run(study(SUITE).walk)
     assert proxy.struck.is_set()
     assert not running.waiting
