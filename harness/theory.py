@@ -37,7 +37,7 @@ def measure_theory(trial: TheoryTrial) -> TrialResult:
     Raises:
         UserError: The problem is not the theorems' network, or the mini-batches do not divide its samples.
     """
-    started = time.time()
+    started, clock = time.time(), time.monotonic()  # only the latter is never set back
     if trial.problem.name != "two_layer":
         raise UserError(f"the theory is that of the problem 'two_layer', not of '{trial.problem.label}'")
     problem = prepare(trial)
@@ -56,7 +56,7 @@ def measure_theory(trial: TheoryTrial) -> TrialResult:
             spectral_radius=radius,
         ),
         data=data_record(trial, problem),
-        wall_seconds=time.time() - started,
+        wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),
         started=started,

@@ -83,7 +83,7 @@ class LocalEngine:
             return self._run(trial, is_abandoned)
 
     def _run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None) -> TrialResult:
-        started = time.time()
+        started, clock = time.time(), time.monotonic()
         path = self.store.path(trial.id)
         path.unlink(missing_ok=True)  # an old result must not pass for this one's
         arguments = (trial.model_dump_json(), str(path), self.limits.memory_gib)
@@ -101,7 +101,7 @@ class LocalEngine:
             self.store.save(result)
         if result is None:
             outcome, cause = _cause(process.exitcode, in_time, self.limits)
-            wall = time.time() - started
+            wall = time.monotonic() - clock
             result = TrialResult(
                 trial=trial,
                 outcome=outcome,
