@@ -252,10 +252,15 @@ def check(code: str, changes: tuple[str, ...], as_json: bool) -> None:
     from .contract import check_own_code, code_to_check
 
     findings = []
+    told = ""
     for finding in check_own_code(*code_to_check(code, changes)):
         findings.append(finding)
+        reason = f": {finding.reason}" if finding.reason else ""
         if not as_json:
-            click.echo(f"{'✗' if finding.reason else '✓'} {finding.check}{': ' * bool(finding.reason)}{finding.reason}")
+            click.echo(
+                f"{'✗' if reason else '✓'} {finding.check}{': the same' if reason and reason == told else reason}"
+            )
+        told = reason or told
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     sys.exit(FAILED if any(finding.reason for finding in findings) else FINE)

@@ -41,15 +41,18 @@ def set_value(raw: dict[str, Any], change: str) -> None:
         UserError: Not of that form, or what stands at the outer key has no inner ones.
     """
     place, mark, text = change.partition("=")
-    *outer, last = place.split(".")
-    if not mark or not all([*outer, last]):
+    keys = place.split(".")
+    if not mark or not all(keys):
         raise UserError(f"--set {change}: give key=value, such as problem.width=256")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"--set {change}: '{text}' is not valid YAML") from None
     holder = raw
-    for key in outer:
+    while True:
+        key, keys = _first(keys, holder)
+        if not keys:
+            break
         if holder.get(key) is None or (key == "problem" and isinstance(holder[key], str)):
             holder[key] = {"name": holder[key]} if holder.get(key) else {}
         elif isinstance(holder[key], list) and key == "methods":
@@ -57,7 +60,16 @@ def set_value(raw: dict[str, Any], change: str) -> None:
         holder = holder[key]
         if not isinstance(holder, dict):
             raise UserError(f"--set {change}: '{key}' is no mapping in this suite, set it whole")
-    holder[last] = value
+    holder[key] = value
+
+
+def _first(keys: list[str], holder: dict[str, Any]) -> tuple[str, list[str]]:
+    """The key that a dotted place begins with, and the rest: the user's own code has dots in its name."""
+    for size in range(len(keys), 0, -1):
+        if ".".join(keys[:size]) in holder:
+            return ".".join(keys[:size]), keys[size:]
+    size = next((place for place, key in enumerate(keys, start=1) if ":" in key), 1)
+    return ".".join(keys[:size]), keys[size:]
 
 
 def part(text: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from harness import plugins
+from harness.analysis.labels import Labels
 from harness.errors import UserError
 from harness.methods import make_method
 from harness.plugins import OwnCode
@@ -158,6 +159,25 @@ def test_settings_are_searched(folder: Path) -> None:
     assert len(_trials(suite)) == 4
     with pytest.raises(UserError, match=r"suite.yaml: 'own:sgd': unknown setting 'rate'; allowed: lr"):
         _suite(folder, text.replace("own:sgd: {lr: [1e-2", "own:sgd: {rate: [1e-2"))
+
+
+def test_the_command_line_reaches_own_code(folder: Path) -> None:
+    (folder / "own_sub").mkdir()
+    (folder / "own_sub" / "steps.py").write_text(
+        "import torch\ndef sgd(params, lr=1.0): return torch.optim.SGD(params, lr)\n"
+    )
+    _suite(folder, "[own_sub.steps:sgd, adam]", "problem: {name: concrete, model: {name: own:net, hidden: [3, 5]}}")
+
+    def load(changes: list[str], only: list[str]) -> Suite:
+        return load_suite(str(folder / "suite.yaml"), 1, changes, only)
+
+    for name in ("sgd", "own_sub.steps:sgd"):
+        (method,) = load(["methods.own_sub.steps:sgd.lr=[0.1, 0.2]"], [f"method={name}", "method.lr=0.2"]).methods
+        assert method.settings == {"lr": 0.2}
+    suite = load(["methods.own:sgd.lr=3", "problem.model.hidden=[5, 6]"], ["problem.model.hidden=6"])
+    assert [method.label for method in suite.methods] == ["sgd", "adam", "sgd"]
+    assert [problem.title for problem in suite.problem] == ["concrete, net hidden=6"]
+    assert "own:sgd" in Labels(suite).method(suite.methods[2])  # two methods of one name are told apart
 
 
 def test_a_trial_survives_being_written_down(folder: Path) -> None:
