@@ -87,6 +87,7 @@ class Runner:
     def _run_ahead(self, walk: Callable[[Obtain], None]) -> None:
         """Runs what is missing, several trials at once: all that is known to be needed, then what hangs on that."""
         while missing := self._missing(walk):
+            self.store.require_space()
             for result in self._engine.run_all([trial for trial, _ in missing.values()]):
                 self._ran[result.trial.id] = result
                 self._keep(result, missing[result.trial.id][1])
