@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
@@ -100,6 +102,9 @@ def _die_with_parent() -> None:
     if held is not None:
         os.close(held)
         _forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
+    waiting = parent_process()
+    if waiting is not None and wait([waiting.sentinel], timeout=0):
+        os._exit(1)  # it ended before this process could ask to be told
 
 
 def _be_the_first_to_go() -> None:

@@ -134,6 +134,42 @@ def test_a_trial_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None
     _until(lambda: not marked_processes())
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+def test_a_trial_that_begins_when_nobody_waits_any_more_ends(tmp_path: Path) -> None:
+    """The parent dies, and its fork server with it, before the trial's process can ask to be told of that."""
+    late = PARENT.replace("if __name__", LATE + "if __name__")
+    (tmp_path / "parent.py").write_text(late)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths})
+    _until((tmp_path / "child").exists)
+    parent.kill()
+    parent.wait()
+    child = int((tmp_path / "child").read_text())
+    _until((tmp_path / "begun").exists)
+    _until(lambda: not Path(f"/proc/{child}").exists())
+
+
+LATE = """
+import os, time
+from harness.engine import local
+
+def enter(*arguments):
+    Path("child.part").write_text(str(os.getpid()))
+    os.rename("child.part", "child")
+    server = os.getppid()
+    from multiprocessing.forkserver import _forkserver
+    os.close(_forkserver._forkserver_alive_fd)
+    _forkserver._forkserver_alive_fd = None
+    while os.getppid() == server:
+        time.sleep(0.01)
+    Path("begun").touch()
+    enter_proper(*arguments)
+
+enter_proper, local._enter = local._enter, enter
+
+"""
+
+
 def _holds(path: Path, text: str) -> bool:
     try:
         return text.encode() in path.read_bytes().split(b"\0")
