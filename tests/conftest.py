@@ -1,10 +1,14 @@
 """What the harness tests share: an empty working folder with an MLflow database that is already migrated."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell starts its background jobs with SIGINT ignored, and so does all that they start: tests interrupt processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
