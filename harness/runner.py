@@ -6,12 +6,13 @@ and then, and at the end; what is left then, ``ggn sync`` or the next run record
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from functools import cache
 
 from .engine import Engine, EngineOptions, open_engine
 from .environment import is_current
+from .interrupts import put_off
 from .progress import Reporter
 from .store import Store
 from .suite import Suite
@@ -164,7 +165,8 @@ class Runner:
         try:
             while self.waiting:
                 trial_id = next(iter(self.waiting))
-                self.tracker.record(*self.waiting[trial_id])
+                with self._whole():
+                    self.tracker.record(*self.waiting[trial_id])
                 del self.waiting[trial_id]
         except TrackingError as error:
             self._failed(error, "results wait on disk")
@@ -175,12 +177,17 @@ class Runner:
             self._told.add(consequence)
         self._leave_alone_until = time.monotonic() + RETRY_SECONDS
 
+    def _whole(self) -> AbstractContextManager[None]:
+        """A database's transactions are not broken off; a server's answer may take long, and is not waited for."""
+        return nullcontext() if self.tracker.uri.startswith("http") else put_off()
+
     @contextmanager
     def _tracked(self) -> Iterator[None]:
         """The invocation's run; a server that fails to close it does not undo the trials."""
         status = "FAILED"
         try:
-            self.tracker.begin()
+            with self._whole():
+                self.tracker.begin()
             yield
             status = "FINISHED"
         except KeyboardInterrupt:
