@@ -1,5 +1,6 @@
 """The Dask engine on a real cluster of two worker processes: the same results, and deaths survived."""
 
+import contextlib
 import gc
 import json
 import os
@@ -172,7 +173,12 @@ def test_the_trials_of_a_killed_parent_end(cluster: Any, tmp_path: Path) -> None
     def trials() -> list[Any]:
         """Servers stay; they have no children of their own once their trials have ended."""
         below = [process for nanny in cluster.workers.values() for process in _trials_of(nanny.pid)]
-        return [process for process in below if process.ppid() in {other.pid for other in below}]
+        found = []
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended while we looked
+                if process.ppid() in {other.pid for other in below}:
+                    found.append(process)
+        return found
 
     _until(lambda: not trials())
     parent = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths})
