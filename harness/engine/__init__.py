@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from ..errors import UserError
@@ -67,4 +67,4 @@ def open_engine(
         return DaskEngine(store, suite.limits, options.scheduler, jobs, options.share, tell, preload)
     if options.scheduler is not None:
         raise UserError("--scheduler: only --engine dask has one")
-    return nullcontext(LocalEngine(store, suite.limits, options.jobs or 1, options.share, preload))
+    return LocalEngine(store, suite.limits, options.jobs or 1, options.share, preload)

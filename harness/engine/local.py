@@ -1,7 +1,8 @@
 """Trials on this machine, each in a process of its own.
 
 A server process imports torch once and forks a child for every trial (multiprocessing's forkserver), so isolation
-costs milliseconds, and a crash, a kill or a hang takes down one trial only.
+costs milliseconds, and a crash, a kill or a hang takes down one trial only. The child of the next trial is forked while
+the last one's result is being recorded; if it is gone when it is needed, another is forked.
 """
 
 import multiprocessing
@@ -10,7 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from types import TracebackType
+from typing import Self
 
 from ..environment import device_problem, environment
 from ..store import Store
@@ -19,6 +23,8 @@ from ..trial import AnyTrial, Outcome, StepCostTrial, TrialResult
 from .turns import turn
 
 __all__ = ["LocalEngine", "StoppedError"]
+
+Work = tuple[str, str, float | None]  # the trial as JSON, where its result goes, and its limit of memory
 
 POLL_SECONDS = 0.5  # how soon a trial that nobody waits for any more is ended
 
@@ -45,6 +51,20 @@ class LocalEngine:
         self.share = share
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "harness.worker", *preload])
+        self._spares: list[_Child] = []
+        self._keeps_spares = False
+
+    def __enter__(self) -> Self:
+        """From now on a process for the next trial is kept ready."""
+        self._keeps_spares = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keeps_spares = False
+        while self._spares:
+            self._spares.pop().end()
 
     @property
     def is_parallel(self) -> bool:
@@ -82,25 +102,37 @@ class LocalEngine:
         with turn(alone=isinstance(trial, StepCostTrial) and not self.share):
             return self._run(trial, is_abandoned)
 
+    def _child(self, work: "Work") -> "_Child":
+        """A process that works on it: the spare one, or a new one."""
+        while self._spares:
+            child = self._spares.pop()
+            try:
+                child.give(work)
+            except BrokenPipeError:  # it has been killed while it waited
+                child.end()
+            else:
+                return child
+        child = _Child(self._context)
+        child.give(work)
+        return child
+
     def _run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None) -> TrialResult:
         started, clock = time.time(), time.monotonic()
         path = self.store.path(trial.id)
         path.unlink(missing_ok=True)  # an old result must not pass for this one's
-        arguments = (trial.model_dump_json(), str(path), self.limits.memory_gib)
-        process = self._context.Process(target=_enter, args=arguments, name=f"ggn trial {trial.id}")
-        process.start()
+        child = self._child((trial.model_dump_json(), str(path), self.limits.memory_gib))
         try:
-            in_time = _has_ended(process.sentinel, self.limits.seconds, is_abandoned)
+            in_time = _has_ended(child.process.sentinel, self.limits.seconds, is_abandoned)
         finally:
-            if process.is_alive():
-                process.kill()
-            process.join()
+            child.end()
+        if self._keeps_spares:
+            self._spares.append(_Child(self._context))
         result = self.store.load(trial.id)
         if result is not None and self.jobs > 1:
             result = result.model_copy(update={"environment": result.environment | {"at_once": self.jobs}})
             self.store.save(result)
         if result is None:
-            outcome, cause = _cause(process.exitcode, in_time, self.limits)
+            outcome, cause = _cause(child.process.exitcode, in_time, self.limits)
             wall = time.monotonic() - clock
             result = TrialResult(
                 trial=trial,
@@ -114,10 +146,39 @@ class LocalEngine:
         return result
 
 
-def _enter(trial_json: str, result_path: str, memory_gib: float | None) -> None:
-    """The first thing that runs in a trial's process. The worker is imported there: the parent has no need of it."""
+class _Child:
+    """A process that waits to be given a trial."""
+
+    def __init__(self, context: ForkServerContext):
+        receiving, self._sending = context.Pipe(duplex=False)
+        self.process = context.Process(target=_enter, args=(receiving,), name="ggn trial")
+        self.process.start()
+        receiving.close()
+
+    def give(self, work: Work) -> None:
+        """Hands over the trial.
+
+        Raises:
+            BrokenPipeError: The process has ended.
+        """
+        self._sending.send(work)
+
+    def end(self) -> None:
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self._sending.close()
+
+
+def _enter(receiving: Connection) -> None:
+    """What runs in a trial's process. The worker is imported there: the parent has no need of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     from ..worker import work
 
+    try:
+        trial_json, result_path, memory_gib = receiving.recv()
+    except EOFError:  # the parent is gone
+        return
     work(trial_json, result_path, memory_gib)
 
 

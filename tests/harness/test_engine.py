@@ -104,6 +104,32 @@ def test_the_death_of_the_server_takes_its_trial_and_no_other(tmp_path: Path) ->
     assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks up processes in /proc")
+def test_the_process_that_waits_for_the_next_trial_may_be_killed(tmp_path: Path) -> None:
+    before = _children_of_the_server() if _engine(tmp_path).run(make_trial()) else set()
+    with _engine(tmp_path) as engine:
+        for seed in range(1, 4):
+            assert engine.run(make_trial(seed=seed)).outcome is Outcome.COMPLETED
+            (spare,) = _children_of_the_server() - before
+            if seed == 1:
+                os.kill(spare, signal.SIGKILL)
+                _until(lambda: not _children_of_the_server() - before)
+    assert _children_of_the_server() == before
+
+
+def test_interrupted_while_it_waits_a_spare_process_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C reaches all processes of the terminal."""
+    with _engine(tmp_path) as engine:
+        engine.run(make_trial())
+        (spare,) = engine._spares
+        time.sleep(0.5)
+        assert spare.process.pid is not None
+        os.kill(spare.process.pid, signal.SIGINT)
+        assert engine.run(make_trial(seed=1)).outcome is Outcome.COMPLETED
+        assert spare not in engine._spares
+    assert "Traceback" not in capfd.readouterr().err
+
+
 PARENT = """\
 from pathlib import Path
 from trials import make_trial

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow
 def test_the_parts_add_up() -> None:
-    command = [sys.executable, "-m", "suites.sweep_cost", "6"]
+    command = [sys.executable, "-m", "suites.sweep", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     trials, whole, trial, empty, rest, recording = map(float, re.findall(r"[\d.]+", done.stdout))

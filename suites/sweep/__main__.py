@@ -1,4 +1,4 @@
-"""What the harness itself costs in a sweep of many tiny trials: ``python -m suites.sweep_cost 2000``.
+"""What the harness itself costs in a sweep of many tiny trials: ``python -m suites.sweep 2000``.
 
 Prints milliseconds a trial: the whole, the trial proper, an empty process from the same fork server (what isolation
 costs anybody), and what is left: starting, waiting, reading and recording.
@@ -48,12 +48,11 @@ def measure(trials: int) -> None:
         store, tracker = Store(folder), Tracker(suite)
         engine = LocalEngine(store, suite.limits)
         list(engine.run_all([suite.trial(suite.cells()[0], suite.methods[0], 10**6)]))  # type: ignore[attr-defined]
-        empty = [_timed(_empty_process) for _ in range(20)]
-        recording = _clocked(tracker, "record")
+        recording, empty = _clocked(tracker, "record")
         found = study(suite)
         quiet = Console(file=(folder / "output.txt").open("w"))
         whole = _timed(lambda: Runner(suite, store, tracker, Reporter(suite.size(), quiet)).run(found.walk))
-        empty += [_timed(_empty_process) for _ in range(20)]
+        whole -= sum(empty)
         os.chdir("/")
     walls = [result.wall_seconds for result in found.results()]
     a_trial = whole / len(walls)
@@ -76,16 +75,18 @@ def _timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _clocked(owner: Any, name: str) -> list[float]:
-    """Replaces a method by one that notes how long each call takes."""
-    method, seconds = getattr(owner, name), []
+def _clocked(owner: Any, name: str) -> tuple[list[float], list[float]]:
+    """Replaces a method by one that notes how long each call takes, and after every fifth times an empty process."""
+    method, seconds, empty = getattr(owner, name), [], []
 
     @wraps(method)
     def clocked(*arguments: Any) -> None:
         seconds.append(_timed(lambda: method(*arguments)))
+        if len(seconds) % 5 == 1:
+            empty.append(_timed(_empty_process))
 
     setattr(owner, name, clocked)
-    return seconds
+    return seconds, empty
 
 
 if __name__ == "__main__":
