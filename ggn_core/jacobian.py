@@ -19,6 +19,7 @@ from .rules.generic import generic_blocks
 from .rules.linear import LinearUse
 from .rules.recomputed import RecomputedBlock
 from .rules.triangle import mirrored
+from .workspace import Workspace
 
 __all__ = ["Jacobian", "Linearizer", "as_rows"]
 
@@ -50,30 +51,35 @@ class Jacobian:
     def gram(self) -> Tensor:
         """J Jᵀ, of shape (n·o, n·o)."""
         o, n = self.rows.outputs, self.rows.samples
+        gram = mirrored(self.lower_gram(Workspace()))
+        return gram if o == 1 else gram.view(o, n, o, n).permute(1, 0, 3, 2).reshape(n * o, n * o)
+
+    def lower_gram(self, workspace: Workspace) -> Tensor:
+        """The lower triangle of J Jᵀ with its rows output by output, (o·n, o·n); what is above it means nothing."""
         # One sum for each dtype among the layers; in the end, the widest of them.
         sums: dict[torch.dtype, Tensor] = {}
         for block in self.blocks:
             if block.dtype not in sums:
-                sums[block.dtype] = torch.zeros(o * n, o * n, dtype=block.dtype, device=self.like.device)
+                matrix = workspace.square(f"sum in {block.dtype}", self.rows.total, block.dtype, self.like.device)
+                sums[block.dtype] = matrix.zero_()
             block.add_gram_(sums[block.dtype])
         widest = functools.reduce(torch.promote_types, sums)
         first, *others = (part.to(widest) for part in sums.values())
-        gram = mirrored(sum(others, start=first))
-        return gram if o == 1 else gram.view(o, n, o, n).permute(1, 0, 3, 2).reshape(n * o, n * o)
+        return sum(others, start=first)
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
-        weights = self._output_major(v)
+        weights = self.rows.output_major(v)
         return {p: part for block in self.blocks for p, part in block.transposed(weights.to(block.dtype))}
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """J u, of shape (n·o,), for a direction u that holds a tensor of each parameter's shape."""
         products = [block.product(direction) for block in self.blocks]
-        return sum(products[1:], start=products[0]).T.reshape(-1)  # (o, n) -> (n·o,)
+        return self.rows.sample_major(sum(products[1:], start=products[0]))
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
-        weights = self._output_major(v)
+        weights = self.rows.output_major(v)
         by_dtype = {dtype: weights.to(dtype) for dtype in {block.dtype for block in self.blocks}}
         # What is formed anew reads the graph, in which a parameter may be a layer's input: so before any is changed.
         late = [block for block in self.blocks if isinstance(block, RecomputedBlock)]
@@ -83,9 +89,6 @@ class Jacobian:
                 block.add_transposed_(by_dtype[block.dtype], alpha)
         for parameter, part in parts:
             parameter.add_(part, alpha=alpha)
-
-    def _output_major(self, v: Tensor) -> Tensor:
-        return v.view(self.rows.samples, self.rows.outputs).T.contiguous()  # (n·o,) -> (o, n)
 
 
 class Linearizer:

@@ -15,7 +15,9 @@ from .errors import UnsupportedError
 from .jacobian import Jacobian
 from .nystrom import Nystrom, approximate
 from .operator import GramOperator
+from .rules.triangle import mirrored
 from .solve import Solution, solve_damped
+from .workspace import Workspace
 
 __all__ = ["AssembledSystem", "LinearSystem", "MatrixFreeSystem"]
 
@@ -63,30 +65,40 @@ class AssembledSystem:
         jacobian: Of the residuals.
         residuals: (n·o,).
         roots: √ω, (n·o,), or None without weights.
+        workspace: Holds the matrices; one system at a time works in it.
     """
 
-    def __init__(self, jacobian: Jacobian, residuals: Tensor, roots: Tensor | None):
+    def __init__(self, jacobian: Jacobian, residuals: Tensor, roots: Tensor | None, workspace: Workspace):
         self._jacobian = jacobian
+        self._workspace = workspace
         self.generic = jacobian.generic
         self.roots = roots
-        gram = jacobian.gram()
-        self._precision = gram.dtype
-        self._matrix = gram.double()
+        lower = jacobian.lower_gram(workspace)
+        self._precision = lower.dtype
+        # Symmetric, its rows output by output: cheaper to reorder vectors than the matrix.
+        self._matrix = workspace.square("Gram matrix", len(lower), torch.float64, lower.device)
+        mirrored(lower, out=self._matrix)
         self.r = residuals
         if roots is not None:
-            self._matrix = self._matrix * (roots * roots[:, None])
+            weights = self._inside(roots)
+            self._matrix.mul_(weights).mul_(weights[:, None])
             self.r = residuals * roots
 
     def solve(self, rhs: Tensor, damping: float) -> Solution:
-        return solve_damped(self._matrix, rhs, damping, self._precision)
+        solution = solve_damped(self._matrix, self._inside(rhs), damping, self._precision, self._workspace)
+        return replace(solution, v=self._jacobian.rows.sample_major(solution.v))
 
     def gram_product(self, v: Tensor) -> Tensor:
-        return self._matrix @ v.double()
+        return self._jacobian.rows.sample_major(self._matrix @ self._inside(v))
 
     def squared_norm(self, v: Tensor) -> Tensor:
         # ‖Jᵀ v‖² = vᵀ G v: the price of a matrix-vector product, whatever the number of parameters.
-        v = v.double()
+        v = self._inside(v)
         return (v @ (self._matrix @ v)).clamp(min=0)
+
+    def _inside(self, v: Tensor) -> Tensor:
+        """In the order and precision of the matrix."""
+        return self._jacobian.rows.output_major(v.double()).view(-1)  # (n·o,) -> (o·n,)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         return self._weighted(self._jacobian.product(direction).double())

@@ -15,6 +15,7 @@ from .jacobian import Linearizer
 from .linear_system import AssembledSystem, LinearSystem, MatrixFreeSystem
 from .operator import GramOperator, twice_differentiable
 from .weights import root_weights
+from .workspace import Workspace
 
 __all__ = ["Solver", "SystemMaker"]
 
@@ -27,11 +28,11 @@ Solver = Literal["auto", "cholesky", "cg"] | ConjugateGradient
 # as used once a sample, so for convolutions the switch comes early.
 SWITCH = 1400
 FEWEST_ROWS = 2048  # below, the dense solve takes a fraction of a second whatever the model
-MOST_ROWS = 16384  # above, the four float64 matrices that a dense solve holds at a time would take over 8 GiB
+MOST_ROWS = 16384  # above, the three float64 matrices that a dense solve holds at a time would take over 6 GiB
 
 
 class SystemMaker:
-    """Remembers what has been proved about graphs from step to step; nothing else.
+    """Remembers what has been proved about graphs from step to step, and keeps its matrices; nothing else.
 
     Args:
         solver: See GGN.
@@ -48,6 +49,7 @@ class SystemMaker:
             raise SettingError(f"row_memory_gib must be a number ≥ 0, got {row_memory_gib!r}")
         self._solver = solver
         self._linearize = Linearizer(row_memory_gib * 2**30)
+        self._workspace = Workspace()
 
     def evaluation(self) -> AbstractContextManager[None]:
         """What the residuals are to be computed within."""
@@ -110,7 +112,8 @@ class SystemMaker:
     def _assembled(self, residuals: Tensor, parameters: dict[Tensor, str], weights: Tensor | None) -> LinearSystem:
         jacobian = self._linearize(residuals, parameters)
         r = residuals.detach().reshape(-1)
-        return AssembledSystem(jacobian, r, None if weights is None else root_weights(weights, jacobian.rows, r))
+        roots = None if weights is None else root_weights(weights, jacobian.rows, r)
+        return AssembledSystem(jacobian, r, roots, self._workspace)
 
     def _matrix_free(
         self,

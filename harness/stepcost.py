@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ggn_core import GGN
 from ggn_core.jacobian import Linearizer
+from ggn_core.linear_system import AssembledSystem
 from ggn_core.reference import dense_step
-from ggn_core.solve import solve_damped
+from ggn_core.workspace import Workspace
 
 from .environment import environment, peak_memory_mib
 from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
@@ -135,7 +136,7 @@ def _phases(
         seconds.setdefault(name, []).append((time.perf_counter_ns() - start) * 1e-9)
 
     parameters: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    linearize = Linearizer()
+    linearize, workspace = Linearizer(), Workspace()
     with undisturbed():
         for _ in range(rounds + 3):
             with phase("forward"):
@@ -143,12 +144,13 @@ def _phases(
             with torch.no_grad():
                 with phase("input gradients"):
                     jacobian = linearize(residuals, parameters)
+                r = residuals.reshape(-1)
                 with phase("Gram"):
-                    gram = jacobian.gram()
+                    system = AssembledSystem(jacobian, r, None, workspace)
                 with phase("solve"):
-                    v = solve_damped(gram, residuals.reshape(-1), settings.damping).v
+                    v = system.solve(r, settings.damping).v
                 with phase("update"):
-                    jacobian.add_transposed_(v, -TINY)
+                    system.add_transposed_(v, -TINY)
     return {name: values[3:] for name, values in seconds.items()}  # the first ones warm up
 
 

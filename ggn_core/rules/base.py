@@ -77,6 +77,14 @@ class Rows:
     def total(self) -> int:
         return self.samples * self.outputs
 
+    def output_major(self, v: Tensor) -> Tensor:
+        """One entry a residual, from the residuals' own order: (n·o,) -> (o, n)."""
+        return v.view(self.samples, self.outputs).T.contiguous()
+
+    def sample_major(self, v: Tensor) -> Tensor:
+        """Back again: (o, n) -> (n·o,)."""
+        return v.reshape(self.outputs, self.samples).T.reshape(-1)
+
 
 @dataclass(frozen=True)
 class Layout:

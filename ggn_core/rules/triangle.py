@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 __all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
@@ -36,9 +37,22 @@ def add_outer_(gram: Tensor, rows: Tensor) -> None:
         gram[block, : block.stop].addmm_(rows[block], rows[: block.stop].T)
 
 
-def mirrored(gram: Tensor) -> Tensor:
-    """The symmetric matrix (N, N) with this lower triangle; what stands above the diagonal counts for nothing."""
-    return gram if in_one_block(len(gram)) else gram.tril() + gram.tril(-1).T
+def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
+    """The symmetric matrix with this lower triangle; what stands above the diagonal counts for nothing.
+
+    Args:
+        lower: (N, N).
+        out: (N, N), of any dtype, to write it to.
+    """
+    if out is None:
+        out = torch.empty_like(lower)
+    for start in range(0, len(lower), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        left, corner = lower[block, :start], lower[block, block]
+        out[block, :start] = left
+        out[:start, block] = left.T
+        out[block, block] = corner.tril() + corner.tril(-1).T
+    return out
 
 
 def in_one_block(size: int) -> bool:

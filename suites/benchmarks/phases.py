@@ -6,7 +6,8 @@ import torch
 
 from ggn_core.capture import named_trainable
 from ggn_core.jacobian import Linearizer
-from ggn_core.solve import solve_damped
+from ggn_core.linear_system import AssembledSystem
+from ggn_core.workspace import Workspace
 
 from .networks import DEVICES, WIDTHS, mlp, synchronize
 
@@ -27,9 +28,10 @@ class Phase:
         self.residuals = self.model(self.inputs) - self.targets
         with torch.no_grad():
             self.jacobian = self.linearize(self.residuals, self.parameters)  # what can be proved is remembered
-            self.gram = self.jacobian.gram()
             self.r = self.residuals.reshape(-1)
-            self.v = solve_damped(self.gram, self.r, DAMPING).v
+            self.workspace = Workspace()
+            self.system = AssembledSystem(self.jacobian, self.r, None, self.workspace)
+            self.v = self.system.solve(self.r, DAMPING).v
         synchronize(device)
 
     def time_forward(self, width: int, device: str) -> None:
@@ -44,14 +46,15 @@ class Phase:
 
     @torch.no_grad()
     def time_gram(self, width: int, device: str) -> None:
-        self.jacobian.gram()
+        AssembledSystem(self.jacobian, self.r, None, self.workspace)
         synchronize(device)
 
+    @torch.no_grad()
     def time_solve(self, width: int, device: str) -> None:
-        solve_damped(self.gram, self.r, DAMPING)
+        self.system.solve(self.r, DAMPING)
         synchronize(device)
 
     @torch.no_grad()
     def time_update(self, width: int, device: str) -> None:
-        self.jacobian.add_transposed_(self.v, -1e-9)
+        self.system.add_transposed_(self.v, -1e-9)
         synchronize(device)

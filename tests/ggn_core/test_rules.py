@@ -70,6 +70,17 @@ def test_materializing_piece_by_piece_changes_nothing(monkeypatch: pytest.Monkey
     assert torch.allclose(mirrored(whole), mirrored(pieces), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [3, 64, 65, 130])
+def test_a_triangle_is_mirrored_whatever_stands_above_it(size: int) -> None:
+    whole = torch.randn(size, size, dtype=torch.float64)
+    whole = whole + whole.T
+    lower = torch.where(torch.ones_like(whole).tril() == 1, whole, torch.nan)
+    assert torch.equal(mirrored(lower), whole)
+    out = torch.empty(size, size)
+    assert mirrored(lower, out=out) is out
+    assert torch.equal(out, whole.float())
+
+
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_triangle_may_be_summed_up_in_small_blocks(

@@ -143,8 +143,8 @@ def test_levenberg_marquardt_by_definition() -> None:
 def test_the_gram_matrix_is_assembled_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = _wild()
     calls = []
-    honest = Jacobian.gram
-    monkeypatch.setattr(Jacobian, "gram", lambda self: (calls.append(1), honest(self))[1])
+    honest = Jacobian.lower_gram
+    monkeypatch.setattr(Jacobian, "lower_gram", lambda self, workspace: (calls.append(1), honest(self, workspace))[1])
     evaluations = []
     optimizer = GGN(model, damping=1e-4, search=LevenbergMarquardt())
     _step(optimizer, lambda: (evaluations.append(1), model(x) - y)[1])

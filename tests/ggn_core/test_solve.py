@@ -1,10 +1,13 @@
 """The damped solve and its fallbacks, against closed forms."""
 
+import math
+
 import pytest
 import torch
 
 from ggn_core import NonFiniteError
-from ggn_core.solve import solve_damped
+from ggn_core.solve import REFINED_FROM, _refined, solve_damped
+from ggn_core.workspace import Workspace
 
 
 def _gram(eigenvalues: list[float], dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -73,6 +76,51 @@ def test_zero_gram() -> None:
     solution = solve_damped(torch.zeros(3, 3), RHS, 0.0)
     assert torch.equal(solution.v, torch.zeros(3, dtype=torch.float64))
     assert torch.allclose(solve_damped(torch.zeros(3, 3), RHS, 0.5).v, RHS / 0.5)
+
+
+MANY = REFINED_FROM + 44
+
+
+def _many(condition: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A Gram matrix large enough for the single-precision factor, its eigenvalues from 1 down to 1/condition."""
+    gram = _gram(torch.logspace(0, -math.log10(condition), MANY, dtype=torch.float64).tolist())
+    return gram, torch.randn(MANY, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("damping", [1.0, 1e-2, 1e-4])
+def test_a_single_precision_factor_is_refined_to_double_precision(damping: float) -> None:
+    gram, rhs = _many(1e12)
+    damped = gram + damping * torch.eye(MANY, dtype=torch.float64)
+    refined = _refined(gram, rhs, damping, float(gram.diagonal().amax()), Workspace())
+    assert refined is not None
+    expected = torch.linalg.solve(damped, rhs)
+    # A backward stable solution is within ε ‖A‖ ‖A⁻¹‖ of the true one, up to a modest factor.
+    assert (refined - expected).norm() / expected.norm() < 1e2 * 2.2e-16 / damping
+    assert torch.equal(solve_damped(gram, rhs, damping).v, refined)
+
+
+def test_where_single_precision_cannot_see_the_damping_the_factor_is_in_double_precision() -> None:
+    gram, rhs = _many(1e12)
+    damping = 1e-8
+    assert _refined(gram, rhs, damping, float(gram.diagonal().amax()), Workspace()) is None
+    solution = solve_damped(gram, rhs, damping)
+    expected = torch.linalg.solve(gram + damping * torch.eye(MANY, dtype=torch.float64), rhs)
+    assert solution.solver == "cholesky"
+    assert torch.allclose(solution.v, expected, rtol=1e-5)
+
+
+def test_the_workspace_is_used_again_and_grows_with_the_batch() -> None:
+    """What stood in its matrices before, of any size, changes nothing."""
+    workspace = Workspace()
+    for size, damping in [(3, 0.1), (3, 2.0), (5, 0.1), (MANY, 0.1), (MANY - 1, 0.1), (3, 0.1)]:
+        gram, rhs = _gram(torch.linspace(1, 2, size).tolist()), torch.ones(size, dtype=torch.float64)
+        for precision in (torch.float32, torch.float64):
+            found = solve_damped(gram, rhs, damping, precision, workspace)
+            assert torch.equal(found.v, solve_damped(gram, rhs, damping, precision).v)
+    first = workspace.square("a", 5, torch.float32, torch.device("cpu"))
+    assert workspace.square("a", 5, torch.float32, torch.device("cpu")) is first
+    assert workspace.square("b", 5, torch.float32, torch.device("cpu")) is not first
+    assert workspace.square("a", 5, torch.float64, torch.device("cpu")).dtype == torch.float64
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,0 +1,30 @@
+"""Square matrices that every step fills anew, kept from one to the next."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["Workspace"]
+
+KEPT_BYTES = 2**28  # of one matrix; a larger one is made for each step, and its work outweighs what that costs
+
+
+class Workspace:
+    """Hands out matrices by name. Fresh memory of megabytes comes page by page, which can take as long as the work.
+
+    Who asks for a name again gets the same memory, so a matrix is its holder's until the next step.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def square(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A matrix (size, size), its entries undefined."""
+        kept = self._kept.get(name)
+        if kept is not None and kept.shape[0] == size and kept.dtype == dtype and kept.device == device:
+            return kept
+        matrix = torch.empty(size, size, dtype=dtype, device=device)
+        if matrix.nbytes <= KEPT_BYTES:
+            self._kept[name] = matrix
+        else:
+            self._kept.pop(name, None)
+        return matrix
