@@ -7,7 +7,8 @@ import click
 
 from .figure import draw
 from .measure import FULL, QUICK
-from .networks import WORKLOADS
+from .networks import SHARED, WORKLOADS
+from .peers import OURS
 from .record import Record, Row, read, write
 from .run import TITLES, Runner, run
 from .statistics import ratio, wrong
@@ -19,7 +20,13 @@ SCRATCH = Path(".peers")  # what is not a complete run does not replace one
 
 @click.command()
 @click.option("--only", "peers", multiple=True, type=click.Choice(list(TITLES["peers"])), help="These peers alone.")
-@click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)), help="These alone.")
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(list(WORKLOADS)),
+    help="These alone; mlp-wide, mlp-small and mlp-batch are for ours only.",
+)
 @click.option("--quick", is_flag=True, help="A few rounds of each case: to see that it works.")
 @click.option("--jax", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Python with somax.")
 @click.option("--redraw", is_flag=True, help="Measure nothing: table and figure anew from the recorded peers.json.")
@@ -37,6 +44,8 @@ def main(
     output: Path | None,
 ) -> None:
     """Gram matrix and step of ggn_core beside other libraries, as a ratio to SGD's step in the same process."""
+    if workloads and peers and OURS not in peers and not set(workloads) & set(SHARED):
+        raise click.UsageError(f"--workload {', '.join(workloads)}: measured for {OURS} only, which --only leaves out")
     complete = not (peers or workloads or quick)
     folder = (output or (RESULTS if complete else SCRATCH)).resolve()
     path = folder / "peers.json"

@@ -15,13 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from .networks import SHARED
+from .peers import OURS
 from .record import Record, Row
 from .statistics import ratio, rival_ratio, wrong
 from .table import number
 
 __all__ = ["draw"]
 
-OURS = "ours"
 # Okabe and Ito's colours, told apart by colour-blind readers; form tells the same as colour everywhere.
 BLUE, VERMILION, GREY, PALE = "#0072b2", "#d55e00", "#595959", "#e9eef2"
 QUANTITIES = {"gram": "Gram matrix", "step": "step"}
@@ -33,7 +34,8 @@ RIVALS = {"adam": (0, (4, 2)), "adam-fused": (0, (1, 1.5))}
 def draw(record: Record, stem: Path) -> None:
     """Writes ``stem``.svg and ``stem``.png."""
     sns.set_theme(style="white", context="paper", font_scale=1.05)
-    workloads = [name for name in record.titles["workloads"] if any(row.workload == name for row in record.rows)]
+    measured = {row.workload for row in record.rows}
+    workloads = [name for name in record.titles["workloads"] if name in measured and name in SHARED]
     frame = _frame(record)
     rows = (len(workloads) + 1) // 2
     heights = [2.9] * rows + [2.5] * bool(record.exactness)

@@ -1,4 +1,4 @@
-"""The four workloads on which every peer is measured."""
+"""The workloads: four on which every peer is measured, and three on which ggn_core alone is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WORKLOADS", "Workload"]
+__all__ = ["SHARED", "WORKLOADS", "Workload"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Workload:
         outputs: Values a sample.
         tiny: The same kind of network and batch, small: what a process pays only once is paid on it.
         independent: Samples do not see each other.
+        alone: Only ggn_core is measured, beside SGD and Adam: where one of the costs of its step stands out.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Workload:
     outputs: int
     tiny: "Workload | None" = None
     independent: bool = True
+    alone: bool = False
 
     def load(self) -> tuple[nn.Module, Tensor, Tensor]:
         """The network, inputs of shape ``inputs`` and targets of shape (n, o), in float32."""
@@ -83,10 +85,10 @@ class ResNet(nn.Module):
         return logits
 
 
-def _mlp(title: str, widths: tuple[int, ...], batch: int) -> Workload:
+def _mlp(title: str, widths: tuple[int, ...], batch: int, alone: bool = False) -> Workload:
     small = (4, 8, widths[-1])
     tiny = Workload("tiny", lambda: mlp(*small), (2, 4), widths[-1])
-    return Workload(title, lambda: mlp(*widths), (batch, widths[0]), widths[-1], tiny)
+    return Workload(title, lambda: mlp(*widths), (batch, widths[0]), widths[-1], tiny, alone=alone)
 
 
 def _resnet(outputs: int, batch: int) -> Workload:
@@ -100,4 +102,10 @@ WORKLOADS = {
     "mlp-10": _mlp("MLP 784-512²-10, batch 64", (784, 512, 512, 10), 64),
     "resnet-1": _resnet(1, 32),
     "resnet-10": _resnet(10, 8),
+    # Wide: the floor. Small: what Python costs. A large batch: what the Gram matrix costs.
+    "mlp-wide": _mlp("MLP 64-2048³-1, batch 128", (64, 2048, 2048, 2048, 1), 128, alone=True),
+    "mlp-small": _mlp("MLP 64-256³-1, batch 64", (64, 256, 256, 256, 1), 64, alone=True),
+    "mlp-batch": _mlp("MLP 64-1024³-1, batch 512", (64, 1024, 1024, 1024, 1), 512, alone=True),
 }
+
+SHARED = [name for name, workload in WORKLOADS.items() if not workload.alone]

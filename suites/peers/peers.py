@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PEERS", "RIVALS", "Peer", "first_order", "installed_version"]
+__all__ = ["OURS", "PEERS", "RIVALS", "Peer", "first_order", "installed_version"]
 
 Gram = Callable[[], Tensor]
 Step = Callable[[], object]
@@ -151,8 +151,9 @@ class TorchLM:
         return lambda: module.training_step(inputs, targets)
 
 
+OURS = "ours"
 PEERS: dict[str, Peer] = {
-    "ours": Ours(),
+    OURS: Ours(),
     "torch.func": TorchFunc(),
     "torchjd": TorchJD(),
     "nngeometry": NNGeometry(),

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness.environment import environment
 
 from .measure import Budget
-from .networks import WORKLOADS
-from .peers import PEERS, RIVALS, installed_version
+from .networks import SHARED, WORKLOADS
+from .peers import OURS, PEERS, RIVALS, installed_version
 from .record import SOMAX, Case, Record, Row, read_row, write_case
 from .traps import TRAPS
 from .truth import DAMPING
@@ -133,7 +133,7 @@ def _speed(runner: Runner, peers: Sequence[str], workloads: Sequence[str], budge
     for workload in workloads:
         for rival in RIVALS:
             yield runner.answer(rival, workload, "step", "memory", budget)
-        for peer in peers:
+        for peer in (p for p in peers if workload in SHARED or p == OURS):
             for quantity in ("gram", "step"):
                 row = runner.answer(peer, workload, quantity, "time", budget)
                 if row.reason is None:

@@ -4,7 +4,7 @@ import statistics
 
 from harness.analysis.statistics import Interval
 
-from .networks import GROUPS
+from .networks import GROUPS, SHARED
 from .record import Record, Row
 from .statistics import LIMIT, LIMIT_FLOAT64, beside, least_ratio, ratio, rival_ratio, wrong
 
@@ -58,7 +58,9 @@ def _measured(record: Record) -> dict[str, str]:
 
 
 def _summary(record: Record) -> str:
-    workloads = _measured(record)
+    workloads = {name: title for name, title in _measured(record).items() if name in SHARED}
+    if not workloads:
+        return ""
     lines = [
         "## Time, × SGD",
         "",

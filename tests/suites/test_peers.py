@@ -21,7 +21,7 @@ from suites.peers import truth
 from suites.peers.__main__ import main
 from suites.peers.figure import draw
 from suites.peers.measure import QUICK, Budget, Memory, interleave
-from suites.peers.networks import WORKLOADS, mlp
+from suites.peers.networks import SHARED, WORKLOADS, mlp
 from suites.peers.peers import PEERS, RIVALS
 from suites.peers.record import Case, Record, Row, read, read_row, write, write_row
 from suites.peers.run import TITLES, Runner, run
@@ -142,7 +142,7 @@ def test_the_jax_twins_bear_the_same_names() -> None:
     tables = {node.target.id: node.value for node in module.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
     networks = tables["NETWORKS"]
     assert isinstance(networks, ast.Dict)
-    assert [ast.literal_eval(key) for key in networks.keys if key is not None] == [*WORKLOADS, *TRAPS]
+    assert [ast.literal_eval(key) for key in networks.keys if key is not None] == [*SHARED, *TRAPS]
 
 
 # clocks and ratios
@@ -356,6 +356,13 @@ def test_a_run_keeps_a_row_of_everything_it_asks() -> None:
     assert {(row.peer, row.quantity) for row in record.exactness} == {("ours", "gram"), ("torch-lm", "step")}
     assert len(record.exactness) == 2 * len(TRAPS)
     assert saved == list(range(1, len(record.rows) + len(record.exactness) + 1))
+
+
+def test_workloads_of_our_own_are_not_put_to_the_peers() -> None:
+    runner = Scripted()
+    record = run(runner, ["torch-lm", "ours"], ["mlp-1", "mlp-small"], QUICK, lambda row: None, lambda record: None)
+    peers = {(row.workload, row.peer) for row in record.rows if row.peer not in RIVALS}
+    assert peers == {("mlp-1", "ours"), ("mlp-1", "torch-lm"), ("mlp-small", "ours")}
 
 
 # table and figure
