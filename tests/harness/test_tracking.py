@@ -30,7 +30,7 @@ TRIALS = trials_of(SUITE)
 
 @pytest.fixture
 def tracker(workplace: Path) -> Iterator[Tracker]:
-    tracker = Tracker(SUITE, claim="faster")
+    tracker = Tracker(SUITE, claims=["faster"])
     tracker.begin()
     yield tracker
     tracker.end("FINISHED")
@@ -130,7 +130,7 @@ def test_a_step_cost_trial_is_recorded_and_synced(workplace: Path) -> None:
     costs = StepCosts(step=[[1.0, 2.0], [3.0, 4.0]], again=[1.0, 1.0], gradient=[0.5, 0.5], memory_mib=[1.0, None])
     store = Store(workplace)
     store.remember(suite)
-    assert remembered(store) == [suite]
+    assert remembered(store) == [(suite, ())]
     result = TrialResult(trial=suite.trial(cell, 0), outcome=Outcome.COMPLETED, costs=costs, started=1.7e9)
     store.save(result)
     assert sync(suite, store, Tracker(suite), workplace / "none") == (1, 0, 0)
@@ -268,7 +268,7 @@ def test_passwords_are_not_shown(workplace: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_suite_is_remembered_as_it_was_read(workplace: Path) -> None:
     store = Store(workplace)
     store.remember(SUITE)
-    assert remembered(store) == [SUITE]
+    assert remembered(store) == [(SUITE, ())]
     (store.suites / "old.json").write_text('{"suite": "old", "measure": "training", "gone": 1}')
     with pytest.raises(UserError, match=r"old\.json: written by another version"):
         remembered(store)
