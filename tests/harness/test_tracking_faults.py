@@ -87,7 +87,7 @@ class _Forward(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.server.strikes(self.path):
             if self.server.fault == "slow":
-                time.sleep(0.15)
+                time.sleep(0.05)
             else:
                 self._fail()
                 return
