@@ -72,6 +72,8 @@ def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
         result = store.load(trial.id)
         if result is not None and tracker.holds(result):
             held += 1
+            if tracker.has_model(result):  # a run may have been killed before it could clean up
+                store.model_path(trial.id).unlink(missing_ok=True)
         elif result is not None:
             waiting[trial.id] = (result, role)
         return result

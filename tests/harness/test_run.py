@@ -191,7 +191,7 @@ def test_two_suites_at_once_in_a_new_folder(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_one_suite_twice_at_once_runs_every_trial_once(workplace: Path) -> None:
-    (workplace / "tiny.yaml").write_text(SUITE)
+    (workplace / "tiny.yaml").write_text(SUITE.replace("width: [4, 8]", "width: 4"))
     command = [sys.executable, "-m", "harness", "run", "tiny.yaml"]
     running = [
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)
@@ -201,7 +201,7 @@ def test_one_suite_twice_at_once_runs_every_trial_once(workplace: Path) -> None:
     (refusal,) = [text for text, code in errors.items() if code == 2]
     assert refusal.startswith("error: suite 'tiny' is already being run")
     done = collections.Counter(r.data.tags["ggn.trial"] for r in _runs(workplace) if "ggn.trial" in r.data.tags)
-    assert len(done) == TRIALS
+    assert len(done) == TRIALS // 2
     assert set(done.values()) == {1}
     assert "RUNNING" not in {run.info.status for run in _runs(workplace)}
     results = [TrialResult.model_validate_json(path.read_bytes()) for path in Path(".ggn/trials").iterdir()]

@@ -168,6 +168,20 @@ def test_a_model_waits_on_disk_until_it_is_recorded(workplace: Path) -> None:
     assert not tracker.has_model(anew)  # of another result of the same trial
 
 
+def test_a_model_that_a_kill_left_on_disk_is_cleared_away(workplace: Path) -> None:
+    """Between the closing of its run and the removal of its file."""
+    (workplace / "small.yaml").write_text(SUITE)
+    only = ("--only", "method=sgd", "--only", "dtype=float32")
+    assert ggn("run", "small.yaml", "--log-models", *only).exit_code == 0
+    (run,) = _role(EVALUATION)
+    left = Store(workplace).model_path(run.data.tags["ggn.trial"])
+    for command in (["sync"], ["run", "small.yaml", *only]):
+        left.write_bytes(b"recorded already")
+        assert ggn(*command).exit_code == 0
+        assert not left.exists()
+    assert len(_role(EVALUATION)) == 1
+
+
 def test_a_model_goes_with_its_own_result_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
     engine = LocalEngine(store, Limits(seconds=3))
