@@ -95,9 +95,9 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
 @_suites
 @click.option(
     "--again",
-    type=click.Choice(["failed", "outdated", "all"]),
+    type=click.Choice(["failed", "outdated", "models", "all"]),
     help="Run finished trials again: those that failed (memory, time, crash), those that other code or another torch "
-    "computed, or all.",
+    "computed, those whose model --log-models misses, or all.",
 )
 @click.option("--engine", type=click.Choice(["local", "dask"]), help="Where trials run; local unless told otherwise.")
 @click.option("--scheduler", metavar="ADDRESS", help="Join this Dask cluster, such as tcp://10.0.0.1:8786.")
@@ -110,6 +110,7 @@ def _suites(verb: Callable[..., None]) -> Callable[..., None]:
     envvar="MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
     help="Record this machine's load, too, with the invocation's run in MLflow.",
 )
+@click.option("--log-models", is_flag=True, help="Record the trained models, too, with the evaluations in MLflow.")
 @_verb
 def run(
     suites: tuple[str, ...],
@@ -124,6 +125,7 @@ def run(
     share_machine: bool,
     only_plan: bool,
     system_metrics: bool,
+    log_models: bool,
 ) -> None:
     """Run what is missing of each SUITE (a shipped suite's name, or a .yaml file), then write its report.
 
@@ -138,6 +140,8 @@ def run(
     from .suite_file import load_suite
     from .tracking import Tracker, TrackingError
 
+    if again == "models" and not log_models:
+        raise UserError("--again models: only together with --log-models")
     console = _console(stderr=as_json)
     store = Store(Path.cwd())
     failed = 0
@@ -145,6 +149,9 @@ def run(
     loaded = [
         (f"{name} --full" if full else name, load_suite(name, _cores(), changes, only, full)) for name in suites
     ]  # all read before any runs
+    for _, suite in loaded:
+        if log_models and suite.measure != "training":
+            raise UserError(f"--log-models: suite '{suite.suite}' measures {suite.measure} and keeps no trained model")
     if only_plan:
         _plan([suite for _, suite in loaded], store, as_json)
         return
@@ -153,7 +160,7 @@ def run(
             tracker = Tracker(suite, system_metrics=system_metrics)
         reporter = Reporter(suite.size(), console)
         options = EngineOptions(engine, scheduler, jobs, share_machine)
-        runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options)
+        runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options, log_models)
         found = study(suite)
         runner.run(found.walk)
         page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)
@@ -168,6 +175,11 @@ def run(
                 reporter.warn(f"{error} ({tracker.uri}); the report is on disk only")
         if reporter.failures:
             reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
+        if runner.without_model:
+            reporter.warn(
+                f"{len(runner.without_model)} trials ended without their model being kept: "
+                f"ggn run {typed} --log-models --again models runs them anew"
+            )
         failed += reporter.failures
         if not as_json:
             console.print(
@@ -282,9 +294,10 @@ def sync(suites: tuple[str, ...], as_json: bool) -> None:
 
     store = Store(Path.cwd())
     printed = []
-    for suite in [load_suite(name, _cores()) for name in suites] if suites else remembered(store):
+    known = [(load_suite(name, _cores()), ()) for name in suites] if suites else remembered(store)
+    for suite, claims in known:
         with store.turn():
-            tracker = Tracker(suite)
+            tracker = Tracker(suite, claims)
         done = sync(suite, store, tracker, Path.cwd() / "reports" / suite.suite)
         printed.append({"suite": suite.suite, **done._asdict()})
         if not as_json:

@@ -34,7 +34,7 @@ POOLED = {
 }
 
 # Tags that say nothing to compare by, or the same as another.
-UNTOLD = {"kind", "role", "reason", "process", "environment.commit", "environment.dirty"}
+UNTOLD = {"kind", "role", "reason", "process", "model", "environment.commit", "environment.dirty"}
 
 
 class _Trial(NamedTuple):
@@ -233,9 +233,11 @@ def _meeting(key: str, values: Sequence[str], trials: list[_Trial]) -> list[_Tri
 
 
 def _equal(key: str, recorded: str, wanted: str) -> bool:
-    """Numbers as numbers, a commit by its beginning, all else to the letter."""
+    """Numbers as numbers, a commit by its beginning, a claim among those that a run serves, all else to the letter."""
     if key == "commit":
         return recorded.startswith(wanted[:8]) and wanted != ""
+    if key == "claim":
+        return wanted in recorded.split(", ")
     try:
         return float(recorded) == float(wanted)
     except ValueError:

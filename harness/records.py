@@ -10,7 +10,9 @@ from .trial import Outcome, TrialResult
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param, Run
 
-__all__ = ["STATUS", "dataset", "end_time", "is_whole", "metrics", "milliseconds", "params", "tags"]
+__all__ = ["MODEL", "STATUS", "dataset", "end_time", "is_whole", "metrics", "milliseconds", "params", "tags"]
+
+MODEL = "ggn.model"  # the tag of a run that has the trained model: where among its artifacts
 
 STATUS = {
     Outcome.COMPLETED: "FINISHED",

@@ -16,9 +16,9 @@ from .interrupts import put_off
 from .progress import Reporter
 from .store import Store
 from .suite import Suite
-from .sweep import Obtain, check
+from .sweep import EVALUATION, Obtain, check
 from .tracking import Tracker, TrackingError
-from .trial import AnyTrial, Outcome, TrialResult
+from .trial import AnyTrial, Outcome, TrainingTrial, TrialResult
 
 __all__ = ["Again", "Runner", "recorded"]
 
@@ -31,6 +31,7 @@ class Again(StrEnum):
     NONE = "none"
     FAILED = "failed"  # out of memory or time, or crashed
     OUTDATED = "outdated"  # computed by other code or another torch than this
+    MODELS = "models"  # evaluations whose trained model was not kept
     ALL = "all"
 
 
@@ -44,9 +45,11 @@ class Runner:
         reporter: Told of every trial.
         again: Which of the finished trials to run again; what was killed or skipped always is.
         options: Where trials run.
+        log_models: Whether the trained models of evaluations are recorded, too.
 
     Attributes:
         waiting: Results that are on disk only, because the tracking server failed, each with its role.
+        without_model: Trials that completed, but whose model was asked for and is not there.
     """
 
     def __init__(
@@ -57,15 +60,19 @@ class Runner:
         reporter: Reporter,
         again: Again = Again.NONE,
         options: EngineOptions | None = None,
+        log_models: bool = False,
     ):
         self.suite = suite
         self.store = store
         self.tracker = tracker
         self.reporter = reporter
         self.again = again
+        self.log_models = log_models
         self.waiting: dict[str, tuple[TrialResult, str]] = {}
+        self.without_model: set[str] = set()
         self._options = options or EngineOptions()
         self._ran: dict[str, TrialResult] = {}  # ahead of being asked for
+        self._untagged: list[TrialResult] = []  # recorded before, without the claims that they serve now
         self._leave_alone_until = 0.0
         self._told: set[str] = set()
         self._engine: Engine
@@ -79,7 +86,7 @@ class Runner:
         check(self.suite)
         engine = open_engine(self._options, self.suite, self.store, self.reporter.warn)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter, engine as self._engine:
-            self.store.remember(self.suite)
+            self.store.remember(self.suite, self.tracker.claims)
             if self._engine.is_parallel:
                 self._run_ahead(walk)
             walk(self._obtain)
@@ -89,7 +96,8 @@ class Runner:
         """Runs what is missing, several trials at once: all that is known to be needed, then what hangs on that."""
         while missing := self._missing(walk):
             self.store.require_space()
-            for result in self._engine.run_all([trial for trial, _ in missing.values()]):
+            models = {trial.id for trial, role in missing.values() if self._keeps_model(trial, role)}
+            for result in self._engine.run_all([trial for trial, _ in missing.values()], models):
                 self._ran[result.trial.id] = result
                 self._keep(result, missing[result.trial.id][1])
                 self.store.require_space()
@@ -99,7 +107,7 @@ class Runner:
         missing: dict[str, tuple[AnyTrial, str]] = {}
 
         def look(trial: AnyTrial, role: str) -> TrialResult | None:
-            known = self._ran.get(trial.id) or self._known(trial)
+            known = self._ran.get(trial.id) or self._known(trial, role)
             if known is None:
                 missing[trial.id] = (trial, role)
             return known
@@ -110,29 +118,49 @@ class Runner:
     def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
         if trial.id in self._ran:
             return self._ran[trial.id]
-        known = self._known(trial)
+        known = self._known(trial, role)
         if known is not None:
-            if not self.tracker.holds(known):
-                self._record(known, role)
+            self._settle(known, role)
             self.reporter.end(trial, role, known, reused=True)
             return known
         self.store.require_space()
         self.reporter.begin(trial, role)
-        (result,) = self._engine.run_all([trial])
+        (result,) = self._engine.run_all([trial], {trial.id} if self._keeps_model(trial, role) else ())
         self._keep(result, role)
         return result
 
+    def _keeps_model(self, trial: AnyTrial, role: str) -> bool:
+        return self.log_models and role == EVALUATION and isinstance(trial, TrainingTrial)
+
     def _keep(self, result: TrialResult, role: str) -> None:
-        if not self.tracker.holds(result):
-            self._record(result, role)
+        self._settle(result, role)
         self.reporter.end(result.trial, role, result, reused=False)
 
-    def _known(self, trial: AnyTrial) -> TrialResult | None:
+    def _settle(self, result: TrialResult, role: str) -> None:
+        """Records a result, or refers to its record."""
+        if self._lacks_model(result, role):
+            self.without_model.add(result.trial.id)
+        if not self.tracker.holds(result):
+            self._record(result, role)
+            return
+        if self.tracker.has_model(result):  # an earlier run may have been killed before it could clean up
+            self.store.model_path(result.trial.id).unlink(missing_ok=True)
+        if self.tracker.reuse(result, role):
+            self._untagged.append(result)
+            if time.monotonic() >= self._leave_alone_until:
+                self._offer()
+
+    def _lacks_model(self, result: TrialResult, role: str) -> bool:
+        """Whether the trained model is asked for and has been lost, or was never kept."""
+        wanted = self._keeps_model(result.trial, role) and result.outcome is Outcome.COMPLETED
+        return wanted and not (self.store.model_path(result.trial.id).exists() or self.tracker.has_model(result))
+
+    def _known(self, trial: AnyTrial, role: str) -> TrialResult | None:
         """The trial's result, if there is one and it stands."""
         known = self.store.load(trial.id) or self._fetch(trial)
-        return None if known is None or self._runs_again(known) else known
+        return None if known is None or self._runs_again(known, role) else known
 
-    def _runs_again(self, known: TrialResult) -> bool:
+    def _runs_again(self, known: TrialResult, role: str) -> bool:
         if known.outcome in (Outcome.KILLED, Outcome.SKIPPED):
             return True
         match self.again:
@@ -142,6 +170,8 @@ class Runner:
                 return not known.outcome.is_answer
             case Again.OUTDATED:
                 return not is_current(known.environment)
+            case Again.MODELS:
+                return self._lacks_model(known, role)
             case Again.ALL:
                 return True
 
@@ -165,11 +195,18 @@ class Runner:
         try:
             while self.waiting:
                 trial_id = next(iter(self.waiting))
+                model = self.store.model_path(trial_id)
                 with self._whole():
-                    self.tracker.record(*self.waiting[trial_id])
+                    self.tracker.record(*self.waiting[trial_id], model if model.exists() else None)
+                model.unlink(missing_ok=True)
                 del self.waiting[trial_id]
+            while self._untagged:
+                with self._whole():
+                    self.tracker.add_claims(self._untagged[-1])
+                self._untagged.pop()
         except TrackingError as error:
-            self._failed(error, "results wait on disk")
+            lost = "results wait on disk" if self.waiting else "runs recorded before lack the claims they serve now"
+            self._failed(error, lost)
 
     def _failed(self, error: TrackingError, consequence: str) -> None:
         if consequence not in self._told:

@@ -2,16 +2,19 @@
 
 The files live under ``.ggn/trials/`` of the working folder, named by the trial's identity. A trial is finished when its
 file exists; writing is atomic, so an interruption leaves either a whole result or none. They are the safety copy that
-lets results wait for a tracking server, and the cache from which a second run skips what is done. The suites that were
-run here are in ``.ggn/suites/``, as they were read.
+lets results wait for a tracking server, and the cache from which a second run skips what is done. Where trained models
+are asked for, one lies beside its result until it is recorded. The suites that were run here are in ``.ggn/suites/``,
+as they were read.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -19,7 +22,7 @@ from .errors import UserError
 from .suite import Suite
 from .trial import TrialResult
 
-__all__ = ["Store", "write_atomically"]
+__all__ = ["Store", "replacing", "write_atomically"]
 
 MIN_FREE_MIB = 10  # a result takes some KiB, MLflow's database several times as much
 
@@ -45,6 +48,10 @@ class Store:
 
     def path(self, trial_id: str) -> Path:
         return self.trials / f"{trial_id}.json"
+
+    def model_path(self, trial_id: str) -> Path:
+        """Where the trained model waits to be recorded; written before the result, and removed once it is recorded."""
+        return self.trials / f"{trial_id}.pt"
 
     def load(self, trial_id: str) -> TrialResult | None:
         """The stored result, or None if there is none that can be read: what is damaged counts as not run."""
@@ -81,10 +88,11 @@ class Store:
                 "make room, then type the same command again"
             )
 
-    def remember(self, suite: Suite) -> None:
-        """Keeps the suite, so that ``ggn sync`` can go through its results without its file."""
+    def remember(self, suite: Suite, claims: Sequence[str] = ()) -> None:
+        """Keeps the suite, and the claims it is run for, so that ``ggn sync`` can go through its results."""
+        text = json.dumps({"claims": list(claims), **suite.model_dump(mode="json")})
         with contextlib.suppress(OSError):  # the results are what matters; their own saving tells of a full disk
-            write_atomically(self.suites / f"{suite.suite}.json", suite.model_dump_json())
+            write_atomically(self.suites / f"{suite.suite}.json", text)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -118,10 +126,17 @@ class Store:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new one whole."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write what shall be at ``path``, where it appears, whole, once all is written."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

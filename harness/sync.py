@@ -16,7 +16,14 @@ from .suite_file import KINDS
 from .tracking import Tracker
 from .trial import AnyTrial, TrialResult
 
-__all__ = ["Synced", "remembered", "sync"]
+__all__ = ["Remembered", "Synced", "remembered", "sync"]
+
+
+class Remembered(NamedTuple):
+    """A suite as it was run last, and the claims that it was run for."""
+
+    suite: Suite
+    claims: tuple[str, ...]
 
 
 class Synced(NamedTuple):
@@ -27,7 +34,7 @@ class Synced(NamedTuple):
     missing: int
 
 
-def remembered(store: Store) -> list[Suite]:
+def remembered(store: Store) -> list[Remembered]:
     """The suites that were run in the store's folder, each as it was run last.
 
     Raises:
@@ -37,8 +44,9 @@ def remembered(store: Store) -> list[Suite]:
     for path in sorted(store.suites.glob("*.json")):
         try:
             raw = json.loads(path.read_bytes())
-            suites.append(KINDS[raw["measure"]].model_validate(raw))
-        except (ValidationError, ValueError, KeyError):
+            claims = raw.pop("claims", [])
+            suites.append(Remembered(KINDS[raw["measure"]].model_validate(raw), tuple(map(str, claims))))
+        except (ValidationError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: written by another version; name the suite's file instead") from None
     return suites
 
@@ -64,6 +72,8 @@ def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
         result = store.load(trial.id)
         if result is not None and tracker.holds(result):
             held += 1
+            if tracker.has_model(result):  # a run may have been killed before it could clean up
+                store.model_path(trial.id).unlink(missing_ok=True)
         elif result is not None:
             waiting[trial.id] = (result, role)
         return result
@@ -73,7 +83,9 @@ def sync(suite: Suite, store: Store, tracker: Tracker, report: Path) -> Synced:
         if waiting:
             with _invocation(tracker):
                 for result, role in waiting.values():
-                    tracker.record(result, role)
+                    model = store.model_path(result.trial.id)
+                    tracker.record(result, role, model if model.exists() else None)
+                    model.unlink(missing_ok=True)
                 if report.is_dir():
                     tracker.attach(report)
     return Synced(len(waiting), held, suite.size() - held - len(waiting))

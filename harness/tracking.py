@@ -2,15 +2,17 @@
 
 One experiment a suite, one parent run an invocation, one child run a trial. Only the parent process records, after a
 trial has ended, so nothing is logged inside a timed region. The child's artifact ``trial.json`` is the whole result.
+What an invocation finds recorded already stays the child of an earlier one; its parent run's ``trials.json`` names it.
 """
 
 import getpass
 import hashlib
+import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -28,16 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["Tracker", "TrackingError", "tracking_uri"]
 
 ARTIFACT = "trial.json"
+CLAIM = "ggn.claim"
 BATCH = 1000  # MLflow's limit on the metrics of one request
 
 
 class _Record(NamedTuple):
-    """A trial's run in MLflow; ``started`` in milliseconds since the epoch, ``reading`` what its metrics rest on."""
+    """A trial's run in MLflow; ``started`` in milliseconds since the epoch, ``tags`` as they were when it was read."""
 
     run_id: str
     outcome: Outcome
     started: int
-    reading: str
+    tags: dict[str, str]
+
+    def is_of(self, result: TrialResult) -> bool:
+        return self.outcome is result.outcome and self.started == records.milliseconds(result.started)
 
 
 class Tracker:
@@ -45,24 +51,26 @@ class Tracker:
 
     Args:
         suite: Its name names the experiment.
-        claim: The claim that the trials are run for, a tag of what is recorded; "" for none.
+        claims: The claims that the trials are run for, a tag of what is recorded.
         system_metrics: Whether the invocation's run also gets this machine's load (CPU, memory, disk, network, GPU).
 
     Raises:
         UserError: MLflow is missing, or the tracking store does not answer.
     """
 
-    def __init__(self, suite: Suite, claim: str = "", system_metrics: bool = False):
+    def __init__(self, suite: Suite, claims: Sequence[str] = (), system_metrics: bool = False):
         self.uri = tracking_uri()
         self.suite = suite
+        self.claims = tuple(sorted(claims))
         self._parent = ""  # the run of this invocation, once it is open
+        self._used: dict[str, dict[str, Any]] = {}  # trial → its run, as trials.json shall have it
         self._system_metrics = system_metrics
         self._monitor: SystemMetricsMonitor | None = None
         # On every run, so that each is found by itself.
         self._shared = {
             "ggn.suite": suite.suite,
             "ggn.configuration": hashlib.sha256(suite.model_dump_json().encode()).hexdigest()[:16],
-            **({"ggn.claim": claim} if claim else {}),
+            **({CLAIM: ", ".join(self.claims)} if claims else {}),
             "ggn.process": _process(),
             "mlflow.user": getpass.getuser(),
             "mlflow.source.name": "ggn",
@@ -83,13 +91,36 @@ class Tracker:
 
     def holds(self, result: TrialResult) -> bool:
         """Whether this very result is recorded; of a skip, one record is enough."""
-        started, reading = records.milliseconds(result.started), self.suite.reading(result)
-        return any(
-            record.outcome is result.outcome
-            and record.reading == reading
-            and (result.outcome is Outcome.SKIPPED or record.started == started)
-            for record in self._recorded.get(result.trial.id, [])
-        )
+        return self._find(result) is not None
+
+    def has_model(self, result: TrialResult) -> bool:
+        """Whether this very result is recorded with the trained model."""
+        found = self._recorded.get(result.trial.id, [])
+        return any(records.MODEL in record.tags for record in found if record.is_of(result))
+
+    def reuse(self, result: TrialResult, role: str) -> bool:
+        """Lists a result that is recorded already in this invocation's ``trials.json``.
+
+        Returns:
+            Whether its run lacks the tag of a claim that it serves now.
+        """
+        record = self._find(result)
+        assert record is not None, "only what is held can be reused"
+        self._use(record, result, role, reused=True)
+        return not _claims_of(record).issuperset(self.claims)
+
+    def add_claims(self, result: TrialResult) -> None:
+        """Adds the claims of this invocation to those that a recorded result serves.
+
+        Raises:
+            TrackingError: The server refused or did not answer.
+        """
+        record = self._find(result)
+        assert record is not None, "only what is held can be tagged"
+        tag = ", ".join(sorted(_claims_of(record).union(self.claims)))
+        with translated():
+            self._client.set_tag(record.run_id, CLAIM, tag)
+        record.tags[CLAIM] = tag
 
     def load(self, trial_id: str) -> TrialResult | None:
         """The recorded result of a trial; None if there is none, or none that can be read.
@@ -148,10 +179,18 @@ class Tracker:
                 if run.data.tags.get("ggn.process") == _process() and run.info.run_id != self._parent:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             if self._parent:
-                self._client.set_terminated(self._parent, status)
+                try:
+                    self._client.log_text(self._parent, json.dumps(list(self._used.values()), indent=1), "trials.json")
+                finally:
+                    self._client.set_terminated(self._parent, status)
 
-    def record(self, result: TrialResult, role: str) -> None:
+    def record(self, result: TrialResult, role: str, model: Path | None = None) -> None:
         """Adds a child run. Until it is closed it does not count as recorded.
+
+        Args:
+            result: What came of a trial.
+            role: What the trial was run for.
+            model: Where its trained model is, if it was kept; None if it was not.
 
         Raises:
             TrackingError: The server refused or did not answer; the result stays on disk.
@@ -162,6 +201,8 @@ class Tracker:
             **records.tags(result, role, self.suite),
             "mlflow.parentRunId": self._parent,
         }
+        if model is not None:
+            tags[records.MODEL] = f"model/{model.name}"
         metrics = records.metrics(result, self.suite, with_curves=role == EVALUATION)
         data = records.dataset(result)
         started = records.milliseconds(result.started)
@@ -173,14 +214,37 @@ class Tracker:
             if data:
                 self._client.log_inputs(run_id, data)
             self._client.log_text(run_id, result.model_dump_json(), ARTIFACT)
+            if model is not None:
+                self._client.log_artifact(run_id, str(model), "model")
             self._client.set_terminated(run_id, records.STATUS[result.outcome], records.end_time(result))
-        record = _Record(run_id, result.outcome, started, self.suite.reading(result))
+        record = _Record(run_id, result.outcome, started, tags)
         self._recorded.setdefault(trial.id, []).insert(0, record)
+        self._use(record, result, role, reused=False)
 
     def attach(self, folder: Path) -> None:
         """Keeps the files of ``folder`` with this invocation's run."""
         with translated():
             self._client.log_artifacts(self._parent, str(folder), "report")
+
+    def _find(self, result: TrialResult) -> _Record | None:
+        """The record of this very result; of a skip, any."""
+        reading = self.suite.reading(result)
+        for record in self._recorded.get(result.trial.id, []):
+            same = record.is_of(result) or result.outcome is record.outcome is Outcome.SKIPPED
+            if same and record.tags.get("ggn.reading", "") == reading:
+                return record
+        return None
+
+    def _use(self, record: _Record, result: TrialResult, role: str, reused: bool) -> None:
+        if result.trial.id not in self._used:
+            self._used[result.trial.id] = {
+                "trial": result.trial.id,
+                "title": result.trial.title,
+                "role": role,
+                "outcome": str(result.outcome),
+                "run_id": record.run_id,
+                "reused": reused,
+            }
 
     def _create_run(self, name: str, tags: dict[str, str], started: int | None = None) -> str:
         run = self._client.create_run(self.experiment_id, start_time=started, run_name=name, tags=tags)
@@ -207,8 +271,7 @@ class Tracker:
         for run in self._runs("attributes.status != 'RUNNING'"):
             tags = run.data.tags
             if records.is_whole(run):
-                outcome, reading = Outcome(tags["ggn.outcome"]), tags.get("ggn.reading", "")
-                record = _Record(run.info.run_id, outcome, run.info.start_time, reading)
+                record = _Record(run.info.run_id, Outcome(tags["ggn.outcome"]), run.info.start_time, dict(tags))
                 recorded.setdefault(tags["ggn.trial"], []).append(record)
         return recorded
 
@@ -221,6 +284,10 @@ class Tracker:
 
     def _runs(self, condition: str) -> "Iterator[Run]":
         return search(self._client, [self.experiment_id], condition)
+
+
+def _claims_of(record: _Record) -> set[str]:
+    return set(record.tags[CLAIM].split(", ")) if CLAIM in record.tags else set()
 
 
 def _start_monitor(run_id: str) -> "SystemMetricsMonitor":

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ EXPLODED = 1e6  # a training loss this many times the initial one counts as dive
 WARM_UP_STEPS = 3
 
 
-def train(trial: TrainingTrial) -> TrialResult:
+def train(trial: TrainingTrial, keep: Callable[[nn.Module], None] | None = None) -> TrialResult:
     """Runs the trial in this process.
 
     Every epoch goes through the training set once, in an order drawn from the seed; the last, smaller batch is left
     out, so that every step has the same size. The clock runs while training and stops for evaluation.
+
+    Args:
+        trial: The trial.
+        keep: Is given the trained model if training completes, after all that is measured has been measured.
 
     Raises:
         UserError: The problem's data cannot be read, or the batch is larger than the training set.
@@ -34,8 +38,9 @@ def train(trial: TrainingTrial) -> TrialResult:
     started, clock = time.time(), time.monotonic()  # only the latter is never set back
     problem = prepare(trial)
     first_step_seconds = _warm_up(trial, problem)
-    curve, outcome, reason = _train(trial, problem)
-    return TrialResult(
+    model = problem.model()
+    curve, outcome, reason = _train(trial, problem, model)
+    result = TrialResult(
         trial=trial,
         outcome=outcome,
         reason=reason,
@@ -47,6 +52,9 @@ def train(trial: TrainingTrial) -> TrialResult:
         environment=environment(trial.device),
         started=started,
     )
+    if keep is not None and outcome is Outcome.COMPLETED:
+        keep(model)
+    return result
 
 
 def prepare(trial: Trial) -> Problem:
@@ -76,8 +84,7 @@ def data_record(trial: Trial, problem: Problem) -> DataRecord:
     )
 
 
-def _train(trial: TrainingTrial, problem: Problem) -> tuple[Curve, Outcome, str]:
-    model = problem.model()
+def _train(trial: TrainingTrial, problem: Problem, model: nn.Module) -> tuple[Curve, Outcome, str]:
     torch.manual_seed(problem.order_seed)  # for methods that draw random numbers
     method = make_method(model, trial.method)
     columns: dict[str, list[float]] = {name: [] for name in Curve.model_fields}

@@ -8,18 +8,21 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401  torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
+import torch
+import torch._dynamo  # torch imports it at the first optimizer, 1–2 s: here the server pays once for all trials
 from pydantic import TypeAdapter
+from torch import nn
 
 from .environment import environment
 from .errors import UserError
 from .stepcost import measure_steps
-from .store import write_atomically
+from .store import replacing, write_atomically
 from .theory import measure_theory
 from .training import train
 from .trial import AnyTrial, Outcome, StepCostTrial, TheoryTrial, TrainingTrial, TrialResult
@@ -29,12 +32,13 @@ __all__ = ["work"]
 environment()  # remembered by all trials: the code as it was loaded, whatever is edited while they run
 
 
-def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
+def work(trial_json: str, result_path: str, model_path: str | None, memory_gib: float | None) -> None:
     """Runs one trial and writes its result; only a fatal signal keeps it from doing so.
 
     Args:
         trial_json: The trial.
         result_path: Where the result goes, atomically.
+        model_path: Where the trained model goes before it; None to keep none.
         memory_gib: Address space that the process may use beyond what it starts with; None for no limit.
     """
     _die_with_parent()
@@ -44,7 +48,7 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
     started, clock = time.time(), time.monotonic()
     try:
         _limit_memory(memory_gib)
-        result = _run(trial)
+        result = _run(trial, model_path)
     except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
         outcome, reason = _judge(error)
         result = TrialResult(
@@ -61,14 +65,27 @@ def work(trial_json: str, result_path: str, memory_gib: float | None) -> None:
         sys.exit(f"error: {result_path}: cannot be written: {error.strerror}")
 
 
-def _run(trial: AnyTrial) -> TrialResult:
+def _run(trial: AnyTrial, model_path: str | None) -> TrialResult:
     match trial:
         case TrainingTrial():
-            return train(trial)
+            return train(trial, None if model_path is None else partial(_keep, Path(model_path)))
         case StepCostTrial():
             return measure_steps(trial)
         case TheoryTrial():
             return measure_theory(trial)
+
+
+def _keep(path: Path, model: nn.Module) -> None:
+    """Writes the model's ``state_dict``, on the CPU, so that it loads with ``weights_only=True`` on any machine.
+
+    A model that cannot be written, as on a full disk, costs the model and not the result.
+    """
+    try:
+        weights = {key: value.cpu() if torch.is_tensor(value) else value for key, value in model.state_dict().items()}
+        with replacing(path) as file:
+            torch.save(weights, file)
+    except Exception as error:
+        print(f"warning: {path}: the trained model cannot be kept: {error}", file=sys.stderr)
 
 
 def _judge(error: Exception) -> tuple[Outcome, str]:

@@ -16,7 +16,7 @@ from ..store import Store
 from ..studies import study
 from ..suite import Suite
 from ..sweep import Obtain
-from ..tracking import Tracker, tracking_uri
+from ..tracking import Tracker, TrackingError, tracking_uri
 from ..trial import AnyTrial, TrialResult
 from .check import CheckedClaim, check
 from .claim_file import fingerprint, load_claims, suites_of
@@ -92,7 +92,8 @@ def run_claims(
     failed = 0
     for name, suite in suites.items():
         console.print(f"{name}: {suite.question}", style="bold", highlight=False)
-        failed += _run(suite, f"{name} --full" if full else name, store, Again(again), console)
+        served = [claim.claim for claim in claims if name in claim.suites()]
+        failed += _run(suite, served, f"{name} --full" if full else name, store, Again(again), console)
     obtain = _recorded(suites, store)
     registered = Registry(store.root).read()
     checked = check(claims, full, obtain, registered)
@@ -136,17 +137,22 @@ def check_claims(names: Sequence[str], full: bool, folder: Path | None, console:
     return exit_code(checked)
 
 
-def _run(suite: Suite, typed: str, store: Store, again: Again, console: Console) -> int:
-    """Runs one suite and writes its own report; gives back how many trials failed."""
+def _run(suite: Suite, served: Sequence[str], typed: str, store: Store, again: Again, console: Console) -> int:
+    """Runs one suite for the claims it serves and writes its own report; gives back how many trials failed."""
     with store.turn():
-        tracker = Tracker(suite)
+        tracker = Tracker(suite, served)
     reporter = Reporter(suite.size(), console)
     runner = Runner(suite, store, tracker, reporter, again)
     found = study(suite)
     runner.run(found.walk)
     page = found.write_report(Path.cwd() / "reports" / suite.suite, tracker.uri, typed)
-    if not runner.waiting:
-        tracker.attach(page.parent)
+    if runner.waiting:
+        reporter.warn(f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back")
+    else:
+        try:
+            tracker.attach(page.parent)
+        except TrackingError as error:
+            reporter.warn(f"{error} ({tracker.uri}); the report is on disk only")
     if reporter.failures:
         reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
     return reporter.failures

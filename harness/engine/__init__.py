@@ -1,7 +1,7 @@
 """Where trials run: isolated processes of this machine, or of the machines of a Dask cluster."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -22,8 +22,13 @@ class Engine(Protocol):
     def is_parallel(self) -> bool:
         """Whether it pays to ask for several trials at once."""
 
-    def run_all(self, trials: Sequence[AnyTrial]) -> Iterator[TrialResult]:
-        """Results as they come, in any order; in the store by then, but for those that were skipped."""
+    def run_all(self, trials: Sequence[AnyTrial], keep_models: Container[str] = ()) -> Iterator[TrialResult]:
+        """Results as they come, in any order; in the store by then, but for those that were skipped.
+
+        Args:
+            trials: The trials.
+            keep_models: The ids of those whose trained model shall be in the store, too.
+        """
 
 
 class EngineOptions(NamedTuple):

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from ..environment import Facts, code, environment
 from ..errors import UserError
-from ..store import Store
+from ..store import Store, replacing
 from ..suite import Limits
 from ..trial import AnyTrial, Outcome, TrialResult
 from .local import LocalEngine
@@ -108,8 +108,12 @@ class DaskEngine:
         if self._cluster is not None:
             self._cluster.close()
 
-    def run_all(self, trials: Sequence[AnyTrial]) -> Iterator[TrialResult]:
+    def run_all(self, trials: Sequence[AnyTrial], keep_models: Container[str] = ()) -> Iterator[TrialResult]:
         """Results as they come, in any order; those that are answers of a trial's process are in the store by then.
+
+        Args:
+            trials: The trials.
+            keep_models: The ids of those whose trained model shall be in the store, too.
 
         Raises:
             UserError: The cluster has gone, or its workers do not have this code.
@@ -120,7 +124,8 @@ class DaskEngine:
         waiting = {}
         for trial in trials:
             key = f"{trial.id}-{uuid.uuid4().hex}"
-            future = self._client.submit(run_on_worker, trial.model_dump_json(), *arguments, key=key, pure=False)
+            keep = trial.id in keep_models
+            future = self._client.submit(run_on_worker, trial.model_dump_json(), *arguments, keep, key=key, pure=False)
             waiting[future.key] = (trial, future)
             future.add_done_callback(ended.put)
         try:
@@ -141,8 +146,10 @@ class DaskEngine:
         if future.cancelled() or future.status == "lost":
             raise UserError("the Dask cluster has gone; finished trials are kept: the same command goes on from here")
         error = future.exception()
+        model: bytes | None = None
         if error is None:
-            result = TrialResult.model_validate_json(future.result())
+            text, model = future.result()
+            result = TrialResult.model_validate_json(text)
         elif isinstance(error, KilledWorker):
             workers = self._workers.get(trial.id, [])
             reason = f"its Dask worker died, {error.allowed_failures + 1} times over: {', '.join(workers)}"
@@ -156,8 +163,20 @@ class DaskEngine:
         else:
             raise error
         if result.outcome is not Outcome.SKIPPED:
+            self._save_model(trial.id, model)
             self.store.save(result)
         return result
+
+    def _save_model(self, trial_id: str, model: bytes | None) -> None:
+        """Keeps the trained model; one that finds no room on the disk costs the model and not the result."""
+        path = self.store.model_path(trial_id)
+        path.unlink(missing_ok=True)  # an old one must not pass for this result's
+        if model is not None:
+            try:
+                with replacing(path) as file:
+                    file.write(model)
+            except OSError as error:
+                self.tell(f"{path}: the trained model cannot be kept: {error.strerror}")
 
     def _note(self, event: tuple[float, dict[str, str]]) -> None:
         """A worker says that it begins a trial; when it is not the first, the one before has died."""
@@ -200,9 +219,15 @@ def _look_for_scheduler(address: str) -> None:
 
 
 def run_on_worker(
-    trial_json: str, limits_json: str, share: bool, preload: Sequence[str], expected: Facts, topic: str
-) -> str:
-    """What a Dask worker runs: the trial in a process of its own, its result as JSON.
+    trial_json: str,
+    limits_json: str,
+    share: bool,
+    preload: Sequence[str],
+    expected: Facts,
+    topic: str,
+    keep_model: bool = False,
+) -> tuple[str, bytes | None]:
+    """What a Dask worker runs: the trial in a process of its own; its result as JSON, its trained model if asked for.
 
     Raises:
         UserError: The worker has other code than the process that asks, so that its results would be another's.
@@ -226,6 +251,8 @@ def run_on_worker(
     with tempfile.TemporaryDirectory(prefix="ggn-") as folder:
         limits = Limits.model_validate_json(limits_json)
         engine = LocalEngine(Store(Path(folder)), limits, share=share, preload=preload)
-        result = engine.run(trial, is_abandoned)
+        result = engine.run(trial, is_abandoned, keep_model)
+        path = engine.store.model_path(trial.id)
+        model = path.read_bytes() if path.exists() else None
     environment = result.environment | {"host": socket.gethostname()}
-    return result.model_copy(update={"environment": environment}).model_dump_json()
+    return result.model_copy(update={"environment": environment}).model_dump_json(), model

@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -24,7 +24,8 @@ from .turns import turn
 
 __all__ = ["LocalEngine", "StoppedError"]
 
-Work = tuple[str, str, float | None]  # the trial as JSON, where its result goes, and its limit of memory
+# The trial as JSON, where its result goes, where its trained model goes, if anywhere, and its limit of memory.
+Work = tuple[str, str, str | None, float | None]
 
 POLL_SECONDS = 0.5  # how soon a trial that nobody waits for any more is ended
 
@@ -71,14 +72,20 @@ class LocalEngine:
         """Whether it pays to ask for several trials at once."""
         return self.jobs > 1
 
-    def run_all(self, trials: Sequence[AnyTrial]) -> Iterator[TrialResult]:
-        """Results as they come, in any order; in the store by then, but for those that were skipped."""
+    def run_all(self, trials: Sequence[AnyTrial], keep_models: Container[str] = ()) -> Iterator[TrialResult]:
+        """Results as they come, in any order; in the store by then, but for those that were skipped.
+
+        Args:
+            trials: The trials.
+            keep_models: The ids of those whose trained model shall be in the store, too.
+        """
         if self.jobs == 1:
-            yield from map(self.run, trials)
+            for trial in trials:
+                yield self.run(trial, keep_model=trial.id in keep_models)
             return
         leaving = threading.Event()
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="trial") as pool:
-            futures = [pool.submit(self.run, trial, leaving.is_set) for trial in trials]
+            futures = [pool.submit(self.run, trial, leaving.is_set, trial.id in keep_models) for trial in trials]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -86,12 +93,15 @@ class LocalEngine:
                 leaving.set()
                 pool.shutdown(cancel_futures=True)
 
-    def run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None = None) -> TrialResult:
+    def run(
+        self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None = None, keep_model: bool = False
+    ) -> TrialResult:
         """The trial's result; it is in the store by then, unless the trial was skipped: a skip may be mended.
 
         Args:
             trial: The trial.
             is_abandoned: Asked now and then whether nobody waits for the trial any more.
+            keep_model: Whether its trained model shall be in the store, too.
 
         Raises:
             StoppedError: It was abandoned.
@@ -100,7 +110,7 @@ class LocalEngine:
         if reason is not None:
             return TrialResult(trial=trial, outcome=Outcome.SKIPPED, reason=reason, started=time.time())
         with turn(alone=isinstance(trial, StepCostTrial) and not self.share):
-            return self._run(trial, is_abandoned)
+            return self._run(trial, is_abandoned, keep_model)
 
     def _child(self, work: "Work") -> "_Child":
         """A process that works on it: the spare one, or a new one."""
@@ -116,11 +126,13 @@ class LocalEngine:
         child.give(work)
         return child
 
-    def _run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None) -> TrialResult:
+    def _run(self, trial: AnyTrial, is_abandoned: Callable[[], bool] | None, keep_model: bool) -> TrialResult:
         started, clock = time.time(), time.monotonic()
-        path = self.store.path(trial.id)
-        path.unlink(missing_ok=True)  # an old result must not pass for this one's
-        child = self._child((trial.model_dump_json(), str(path), self.limits.memory_gib))
+        path, model_path = self.store.path(trial.id), self.store.model_path(trial.id)
+        for old in (path, model_path):  # an old result must not pass for this one's
+            old.unlink(missing_ok=True)
+        model = str(model_path) if keep_model else None
+        child = self._child((trial.model_dump_json(), str(path), model, self.limits.memory_gib))
         try:
             in_time = _has_ended(child.process.sentinel, self.limits.seconds, is_abandoned)
         finally:
@@ -132,6 +144,7 @@ class LocalEngine:
             result = result.model_copy(update={"environment": result.environment | {"at_once": self.jobs}})
             self.store.save(result)
         if result is None:
+            model_path.unlink(missing_ok=True)  # it ended between the two
             outcome, cause = _cause(child.process.exitcode, in_time, self.limits)
             wall = time.monotonic() - clock
             result = TrialResult(
@@ -176,10 +189,10 @@ def _enter(receiving: Connection) -> None:
     from ..worker import work
 
     try:
-        trial_json, result_path, memory_gib = receiving.recv()
+        given: Work = receiving.recv()
     except EOFError:  # the parent is gone
         return
-    work(trial_json, result_path, memory_gib)
+    work(*given)
 
 
 def _has_ended(sentinel: int, seconds: float, is_abandoned: Callable[[], bool] | None) -> bool:

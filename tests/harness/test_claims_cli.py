@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tracked import runs
 
 from harness.claims import check as check_module
 from harness.claims import commands
@@ -69,6 +70,7 @@ def test_run_registers_and_saves_and_check_notices_what_moved(
     assert "underpowered: 1 of 5 widths" in verdict["reason"]
     assert (workplace / "reports" / "theory" / "index.html").is_file()
     assert [entry.claim for entry in Registry(workplace / ".ggn").read()] == ["ntk-link"]
+    assert {run.data.tags["ggn.claim"] for run in runs("theory")} == {"ntk-link"}
 
     assert commands.check_claims(["ntk-link"], False, None, console, as_json=True) == commands.INCONCLUSIVE
     assert json.loads(capsys.readouterr().out)["claims"] == [verdict]

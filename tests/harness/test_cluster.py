@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trials import make_trial
 
 from harness.engine import LocalEngine
@@ -110,6 +111,19 @@ def test_a_suite_has_the_results_of_the_local_engine(cluster: Any, workplace: Pa
         for column in ("step", "samples", "epoch", "train_loss", "test_rmse"):
             assert getattr(result.curve, column) == getattr(remote.curve, column)
         assert remote.environment.keys() - result.environment.keys() == {"host"}
+
+
+def test_trained_models_come_back_with_their_results(engine: DaskEngine, tmp_path: Path) -> None:
+    wanted, other = make_trial(), make_trial(seed=1)
+    engine.store.model_path(other.id).write_bytes(b"of an earlier result")
+    results = list(engine.run_all([wanted, other], {wanted.id}))
+    assert {result.outcome for result in results} == {Outcome.COMPLETED}
+    assert [path.stem for path in engine.store.trials.glob("*.pt")] == [wanted.id]
+    local = Store(tmp_path / "local")
+    LocalEngine(local, Limits()).run(wanted, keep_model=True)
+    there, here = (torch.load(store.model_path(wanted.id), weights_only=True) for store in (engine.store, local))
+    assert there.keys() == here.keys()
+    assert all(torch.equal(there[key], here[key]) for key in there)
 
 
 def test_the_trial_of_a_killed_worker_runs_again_elsewhere(cluster: Any, engine: DaskEngine, told: list[str]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.trial import TrialResult
+
 SUITE = """\
 suite: tiny
 question: Does it run?
@@ -188,6 +190,24 @@ def test_two_suites_at_once_in_a_new_folder(tmp_path: Path, monkeypatch: pytest.
     assert [process.returncode for process in running] == [0, 0], errors
 
 
+def test_one_suite_twice_at_once_runs_every_trial_once(workplace: Path) -> None:
+    (workplace / "tiny.yaml").write_text(SUITE.replace("width: [4, 8]", "width: 4"))
+    command = [sys.executable, "-m", "harness", "run", "tiny.yaml"]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = {process.communicate(timeout=120)[1]: process.returncode for process in running}
+    assert sorted(errors.values()) == [0, 2], errors
+    (refusal,) = [text for text, code in errors.items() if code == 2]
+    assert refusal.startswith("error: suite 'tiny' is already being run")
+    done = collections.Counter(r.data.tags["ggn.trial"] for r in _runs(workplace) if "ggn.trial" in r.data.tags)
+    assert len(done) == TRIALS // 2
+    assert set(done.values()) == {1}
+    assert "RUNNING" not in {run.info.status for run in _runs(workplace)}
+    results = [TrialResult.model_validate_json(path.read_bytes()) for path in Path(".ggn/trials").iterdir()]
+    assert {result.trial.id for result in results} == set(done)
+
+
 def test_the_report_can_be_made_again_without_running_or_a_server(copy: Path) -> None:
     shutil.rmtree(copy / "reports")
     made = ggn("report", "tiny.yaml", "--json", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
@@ -203,6 +223,21 @@ def _wait_for(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", trials
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline and len(list(trials.glob("*.json"))) < count:
         time.sleep(0.02)
+
+
+def _wait_until_gone(mark: str) -> None:
+    """Waits for the end of all processes that have this in their environment."""
+    end = time.monotonic() + 30
+    while found := [path for path in Path("/proc").glob("[0-9]*/environ") if _holds(path, mark)]:
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+
+
+def _holds(path: Path, mark: str) -> bool:
+    try:
+        return mark.encode() in path.read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def test_killed_midway_it_goes_on_where_it_was(workplace: Path) -> None:
@@ -234,6 +269,7 @@ def test_interrupted_it_closes_its_runs_and_says_how_to_go_on(workplace: Path) -
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"MARK": str(workplace)},
     )
     trials = workplace / ".ggn" / "trials"
     _wait_for(process, trials, 5)
@@ -242,6 +278,8 @@ def test_interrupted_it_closes_its_runs_and_says_how_to_go_on(workplace: Path) -
     assert process.returncode == 130
     assert "goes on from here" in errors
     assert "Traceback" not in errors
+    _wait_until_gone(f"MARK={workplace}")
+    assert "RUNNING" not in {run.info.status for run in _runs(workplace)}
     parents = [run for run in _runs(workplace) if run.data.tags["ggn.kind"] == "invocation"]
     assert [run.info.status for run in parents] == ["KILLED"]
 

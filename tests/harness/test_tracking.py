@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tracked import SUITE, make_result, runs, trials_of, wait_until
 from trials import make_trial
 
 from harness.compare import compare
 from harness.connection import tracking_uri
 from harness.errors import UserError
+from harness.progress import Reporter
+from harness.runner import Runner
 from harness.stepcost_suite import StepCostSuite
 from harness.store import Store
+from harness.studies import study
 from harness.suite import Suite
 from harness.sweep import EVALUATION, TUNING
 from harness.sync import remembered, sync
@@ -30,7 +34,7 @@ TRIALS = trials_of(SUITE)
 
 @pytest.fixture
 def tracker(workplace: Path) -> Iterator[Tracker]:
-    tracker = Tracker(SUITE, claim="faster")
+    tracker = Tracker(SUITE, claims=["faster"])
     tracker.begin()
     yield tracker
     tracker.end("FINISHED")
@@ -47,6 +51,7 @@ def test_runs_are_found_by_what_a_team_asks_for(tracker: Tracker) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     for condition, expected in [
         ("tags.`ggn.claim` = 'faster'", 5),
+        ("tags.`ggn.claim` IS NOT NULL", 5),
         ("tags.`ggn.suite` = 'small'", 5),
         (f"tags.`ggn.configuration` = '{parent.data.tags['ggn.configuration']}'", 5),
         (f"tags.`ggn.commit` = '{'a' * 40}' AND tags.`ggn.dirty` = 'False'", 4),
@@ -116,6 +121,58 @@ def test_another_claim_suite_or_outcome_is_not_taken_for_the_same(tracker: Track
     assert not Tracker(SUITE.model_copy(update={"suite": "other"})).holds(result)
 
 
+def test_results_found_before_are_found_by_the_claims_they_serve(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    store = Store(workplace)
+
+    def run(*claims: str) -> tuple[Any, list[dict[str, Any]]]:
+        """The parent of an invocation for these claims, and its list of trials."""
+        known = {run.info.run_id for run in runs()}
+        reporter = Reporter(SUITE.size(), Console(quiet=True))
+        Runner(SUITE, store, Tracker(SUITE, claims), reporter).run(study(SUITE).walk)
+        new = [run for run in runs() if run.info.run_id not in known]
+        (parent,) = [run for run in new if run.data.tags["ggn.kind"] == "invocation"]
+        return parent, mlflow.artifacts.load_dict(f"runs:/{parent.info.run_id}/trials.json")
+
+    def found(condition: str) -> set[str]:
+        whole = f"{condition} AND tags.`ggn.role` = 'evaluation'"
+        listed = mlflow.search_runs(experiment_names=["small"], filter_string=whole, output_format="list")
+        return {run.info.run_id for run in listed}
+
+    ordinary, first = run()
+    assert [entry["reused"] for entry in first] == [False] * len(TRIALS)
+    assert "ggn.claim" not in ordinary.data.tags
+    children = {run.info.run_id: run.data.tags["ggn.trial"] for run in runs() if "ggn.trial" in run.data.tags}
+    assert {entry["run_id"]: entry["trial"] for entry in first} == children
+    assert not found("tags.`ggn.claim` LIKE '%faster%'")
+    parent, entries = run("faster")
+    assert parent.data.tags["ggn.claim"] == "faster"
+    assert [entry | {"reused": False} for entry in entries] == first
+    assert all(entry["reused"] for entry in entries)
+    assert found("tags.`ggn.claim` = 'faster'") == set(children)
+    run("better", "cheaper")
+    for claim in ("faster", "better", "cheaper"):
+        assert found(f"tags.`ggn.claim` LIKE '%{claim}%'") == set(children)
+        assert len(compare(["small"], where=[f"claim={claim}"]).rows) == 2
+    with pytest.raises(UserError, match="no run has claim=fast"):
+        compare(["small"], where=["claim=fast"])
+    with monkeypatch.context() as strict:  # what is there is not set again
+        strict.setattr("mlflow.MlflowClient.set_tag", _fail)
+        run("faster", "cheaper")
+
+
+def test_sync_knows_the_claims(workplace: Path) -> None:
+    store = Store(workplace)
+    store.remember(SUITE, ["faster"])
+    store.save(make_result(TRIALS[0]))
+    ((suite, claims),) = remembered(store)
+    sync(suite, store, Tracker(suite, claims), workplace / "none")
+    assert {run.data.tags["ggn.claim"] for run in runs()} == {"faster"}
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_can_be_recorded(outcome: Outcome, tracker: Tracker) -> None:
     result = make_result(TRIALS[0], outcome=outcome)
@@ -130,7 +187,7 @@ def test_a_step_cost_trial_is_recorded_and_synced(workplace: Path) -> None:
     costs = StepCosts(step=[[1.0, 2.0], [3.0, 4.0]], again=[1.0, 1.0], gradient=[0.5, 0.5], memory_mib=[1.0, None])
     store = Store(workplace)
     store.remember(suite)
-    assert remembered(store) == [suite]
+    assert remembered(store) == [(suite, ())]
     result = TrialResult(trial=suite.trial(cell, 0), outcome=Outcome.COMPLETED, costs=costs, started=1.7e9)
     store.save(result)
     assert sync(suite, store, Tracker(suite), workplace / "none") == (1, 0, 0)
@@ -268,7 +325,7 @@ def test_passwords_are_not_shown(workplace: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_suite_is_remembered_as_it_was_read(workplace: Path) -> None:
     store = Store(workplace)
     store.remember(SUITE)
-    assert remembered(store) == [SUITE]
+    assert remembered(store) == [(SUITE, ())]
     (store.suites / "old.json").write_text('{"suite": "old", "measure": "training", "gone": 1}')
     with pytest.raises(UserError, match=r"old\.json: written by another version"):
         remembered(store)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,16 +18,19 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 from tracked import SUITE, SUITE_FILE, mlflow_server, runs, trials_of, wait_until
+from trials import PROBLEM, make_trial
 
 from harness import runner
 from harness.cli import main
+from harness.engine import LocalEngine
 from harness.progress import Reporter
 from harness.runner import Runner
 from harness.store import Store
 from harness.studies import study
+from harness.suite import Limits
 from harness.sync import sync
 from harness.tracking import Tracker
-from harness.trial import TrialResult
+from harness.trial import Outcome, TrialResult
 
 TRIALS = len(trials_of(SUITE))
 
@@ -35,7 +39,8 @@ class Proxy(ThreadingHTTPServer):
     """Stands between ``ggn`` and a tracking server, and fails in the way and from the moment that a test asks for.
 
     Attributes:
-        fault: "" to pass requests on; "500" to answer so; "refuse" to hang up; "hang" to leave requests unanswered.
+        fault: "" to pass requests on; "500" to answer so; "refuse" to hang up; "hang" to leave requests unanswered;
+            "slow" to pass them on after a while.
         trigger: A word in a request's path, and how many such requests pass before the fault begins.
         struck: Set once the fault has met a request.
     """
@@ -81,12 +86,11 @@ class _Forward(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.server.strikes(self.path):
-            self.close_connection = True
-            if self.server.fault == "hang":
-                self.server.mended.wait(120)
-            elif self.server.fault == "500":
-                self.send_error(500)
-            return
+            if self.server.fault == "slow":
+                time.sleep(0.05)
+            else:
+                self._fail()
+                return
         connection = http.client.HTTPConnection(self.server.target, timeout=60)
         connection.request(self.command, self.path, content, dict(self.headers))
         answer = connection.getresponse()
@@ -99,6 +103,13 @@ class _Forward(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _fail(self) -> None:
+        self.close_connection = True
+        if self.server.fault == "hang":
+            self.server.mended.wait(120)
+        elif self.server.fault == "500":
+            self.send_error(500)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815  http.server's names
 
@@ -138,9 +149,10 @@ def proxy(server: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         thread.join()
 
 
-def _runner(folder: Path, tracker: Tracker) -> tuple[Runner, Console]:
+def _runner(folder: Path, tracker: Tracker, log_models: bool = False) -> tuple[Runner, Console]:
     console = Console(record=True, width=400, file=(folder / "console").open("w"))
-    return Runner(SUITE, Store(folder), tracker, Reporter(SUITE.size(), console)), console
+    reporter = Reporter(SUITE.size(), console)
+    return Runner(SUITE, Store(folder), tracker, reporter, log_models=log_models), console
 
 
 def _recorded(uri: str | None = None) -> list[str]:
@@ -187,6 +199,56 @@ def test_a_server_that_fails_midway_loses_nothing(
     assert sync(SUITE, runner.store, Tracker(SUITE), workplace / "none") == (TRIALS - 1, 1, 0)
     tracker.end("FAILED")  # what the run itself could not close any more
     _assert_all_recorded_once()
+
+
+def test_a_slow_server_is_waited_for(proxy: Proxy, workplace: Path) -> None:
+    tracker = Tracker(SUITE)
+    running, console = _runner(workplace, tracker)
+    proxy.fail("slow", "log-batch", 0)
+    running.run(study(SUITE).walk)
+    assert proxy.struck.is_set()
+    assert not running.waiting
+    assert "failed" not in console.export_text()
+    _assert_all_recorded_once()
+
+
+def test_models_wait_for_a_server_that_fails_midway(proxy: Proxy, workplace: Path) -> None:
+    from mlflow import MlflowClient
+
+    running, _ = _runner(workplace, Tracker(SUITE), log_models=True)
+    proxy.fail("500", ".pt", 1)  # the second trial's, after its metrics have been taken
+    running.run(study(SUITE).walk)
+    assert proxy.struck.is_set()
+    assert not running.without_model
+    on_disk = {path.stem for path in running.store.trials.glob("*.pt")}
+    assert on_disk == {trial.id for trial in trials_of(SUITE)} - set(_recorded(f"http://{proxy.target}"))
+    assert len(on_disk) == TRIALS - 1
+    proxy.mend()
+    assert sync(SUITE, running.store, Tracker(SUITE), workplace / "none") == (TRIALS - 1, 1, 0)
+    assert not list(running.store.trials.glob("*.pt"))
+    for run in runs():
+        if run.info.status == "FINISHED" and run.data.tags["ggn.kind"] == "training":
+            listed = [file.path for file in MlflowClient().list_artifacts(run.info.run_id, "model")]
+            assert listed == [run.data.tags["ggn.model"]] == [f"model/{run.data.tags['ggn.trial']}.pt"]
+    assert len(_recorded()) == TRIALS
+
+
+def test_claims_wait_for_a_server_that_fails(proxy: Proxy, workplace: Path) -> None:
+    _runner(workplace, Tracker(SUITE))[0].run(study(SUITE).walk)
+    proxy.fail("500", "set-tag", 1)
+    serving, console = _runner(workplace, Tracker(SUITE, ["faster"]))
+    serving.run(study(SUITE).walk)
+    assert proxy.struck.is_set()
+    assert serving.reporter.reused == TRIALS
+    assert console.export_text().count("runs recorded before lack the claims they serve now") == 1
+    proxy.mend()
+
+    def tagged() -> int:
+        return sum(r.data.tags.get("ggn.claim") == "faster" for r in runs() if r.data.tags["ggn.kind"] == "training")
+
+    assert tagged() == 1
+    _runner(workplace, Tracker(SUITE, ["faster"]))[0].run(study(SUITE).walk)
+    assert tagged() == TRIALS
 
 
 @pytest.mark.parametrize(("patience", "back_after"), [(0.0, TRIALS - 1), (60.0, TRIALS)])
@@ -277,6 +339,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small disk cannot be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_without_room_for_a_model_keeps_the_result(small_disk: Path) -> None:
+    wide = make_trial(problem=PROBLEM | {"width": 3000}, method={"name": "sgd"}, budget={"epochs": 1})  # 36 MB
+    engine = LocalEngine(Store(small_disk), Limits())
+    result = engine.run(wide, keep_model=True)
+    assert result.outcome is Outcome.COMPLETED, result.reason
+    assert [path.name for path in engine.store.trials.iterdir()] == [f"{wide.id}.json"]
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(

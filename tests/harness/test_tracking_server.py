@@ -1,10 +1,14 @@
 """The team's tracking server: what mlflow/ configures, exercised against a real PostgreSQL."""
 
+import configparser
 import json
 import os
 import re
 import secrets
+import shutil
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from harness.sync import sync
 from harness.tracking import Tracker, TrackingError
 
 FOLDER = Path(__file__).parents[2] / "mlflow"
+PG_ISREADY = shutil.which("pg_isready") or ""
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 TRIALS = len(trials_of(SUITE))
 
@@ -41,6 +46,50 @@ def _variables() -> dict[str, str]:
 def test_the_server_is_published_on_loopback_only() -> None:
     published = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:${MLFLOW_PORT:-5000}:5000"]
+
+
+def test_what_the_services_refer_to_is_there() -> None:
+    """The parts of compose.yaml fit together: what one names, another declares, or lies in this folder."""
+    services, volumes = COMPOSE["services"], COMPOSE["volumes"]
+    mounted = [volume for service in services.values() for volume in service.get("volumes", [])]
+    sources = {volume.split(":")[0] for volume in mounted}
+    assert {source for source in sources if not source.startswith(".")} == set(volumes)
+    assert all((FOLDER / source).is_file() for source in sources if source.startswith("."))
+    for service in services.values():
+        assert ("build" in service) != ("image" in service)
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert all(needed in services for needed in service.get("depends_on", {}))
+    build = services["mlflow"]["build"]
+    root = (FOLDER / build["context"]).resolve()
+    assert (root / build["dockerfile"]) == FOLDER / "Dockerfile"
+    instructions = (FOLDER / "Dockerfile").read_text().splitlines()
+    assert all((root / line.split()[1]).is_file() for line in instructions if line.startswith("COPY"))
+    kept = "/var/lib/postgresql/data", services["mlflow"]["command"][-1].split("=")[1]
+    assert {volume.split(":")[1] for volume in mounted if volume.split(":")[0] in volumes} == set(kept)
+    accounts = configparser.ConfigParser()
+    accounts.read(FOLDER / "basic_auth.ini")
+    assert accounts["mlflow"]["database_uri"] in " ".join(services["mlflow"]["command"])
+    environment = services["mlflow"]["environment"]
+    assert f"./basic_auth.ini:{environment['MLFLOW_AUTH_CONFIG_PATH']}:ro" in mounted
+    database = services["database"]["environment"]
+    assert (environment["PGHOST"], environment["PGUSER"]) == ("database", database["POSTGRES_USER"])
+    assert environment["PGPASSWORD"] == database["POSTGRES_PASSWORD"]
+
+
+def _health(service: str, **changes: str) -> int:
+    """The exit code of a service's health check, with words of it replaced; its programs are those of this machine."""
+    _, program, *command = COMPOSE["services"][service]["healthcheck"]["test"]
+    found = {"python": sys.executable, "pg_isready": PG_ISREADY}[program]
+    for old, new in changes.items():
+        assert any(old in word for word in command)
+        command = [word.replace(old, new) for word in command]
+    return subprocess.run([found, *command], capture_output=True, check=False, timeout=30).returncode
+
+
+def test_the_health_check_fails_where_nothing_listens() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert _health("mlflow", **{":5000": f":{closed.getsockname()[1]}"}) == 1
 
 
 def test_secrets_are_asked_for_and_not_committed() -> None:
@@ -158,6 +207,19 @@ def team(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     command = [here.get(word, word) for word in command]
     with mlflow_server([*command, "--workers=1"], port, folder / "log", **variables) as uri:
         yield uri, given["MLFLOW_ADMIN_PASSWORD"]
+
+
+@pytest.mark.postgres
+def test_the_health_checks_tell_a_server_that_answers(
+    team: tuple[str, str], postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, _ = team
+    assert _health("mlflow", **{"http://127.0.0.1:5000": uri}) == 0
+    if not PG_ISREADY:
+        pytest.skip("no pg_isready here to ask PostgreSQL with")
+    for port, answers in ((urlsplit(postgres).port, True), (urlsplit(uri).port, False)):
+        monkeypatch.setenv("PGPORT", str(port))
+        assert (_health("database") == 0) == answers
 
 
 def _filled(value: Any, given: dict[str, str]) -> str:
