@@ -198,6 +198,27 @@ def test_the_report_can_be_made_again_without_running_or_a_server(copy: Path) ->
     assert all(row["best_test_rmse"]["median"] > 0 for row in entry["rows"])
 
 
+def test_the_report_has_three_formats(copy: Path) -> None:
+    shutil.rmtree(copy / "reports")
+    made = ggn("report", "tiny.yaml", "--format", "md")
+    assert made.returncode == 0, made.stderr
+    page = copy / "reports" / "tiny" / "report.md"
+    assert f"report: {page}" in made.stdout
+    assert not page.with_name("index.html").exists()
+    assert page.read_text().startswith("# tiny\n\nDoes it run?\n")
+    printed = ggn("report", "tiny.yaml", "--format", "json")
+    assert printed.returncode == 0
+    assert printed.stdout == ggn("report", "tiny.yaml", "--json").stdout
+    (record,) = json.loads(printed.stdout)
+    assert len(record["candidates"]) == 2 * 2 * 2
+    assert {trial["seed"] for row in record["rows"] for trial in row["trials"]} == {0, 1}
+    both = ggn("report", "tiny.yaml", "--json", "--format", "md")
+    assert (both.returncode, both.stderr) == (2, "error: --json and --format md: give one of them\n")
+    other = ggn("report", "tiny.yaml", "--format", "pdf")
+    assert other.returncode == 2
+    assert "'json', 'md', 'html'" in other.stderr
+
+
 def _wait_for(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", trials: Path, count: int) -> None:
     """Until so many trials are finished, or the process has ended, or three minutes have passed."""
     deadline = time.monotonic() + 180

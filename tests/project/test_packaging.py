@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_three_packages_and_their_data(wheel: zipfile.ZipFil
         "ggn_core/rules/linear.py",
         "harness/py.typed",
         "harness/analysis/templates/training.html.j2",
+        "harness/analysis/templates/training.md.j2",
         "harness/problems/data/concrete.csv",
         "harness/problems/data/abalone.csv",
         "harness/problems/data/digits.csv.gz",
