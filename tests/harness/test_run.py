@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli import main
 
 SUITE = """\
 suite: tiny
@@ -200,22 +203,26 @@ def test_the_report_can_be_made_again_without_running_or_a_server(copy: Path) ->
 
 def test_the_report_has_three_formats(copy: Path) -> None:
     shutil.rmtree(copy / "reports")
-    made = ggn("report", "tiny.yaml", "--format", "md")
-    assert made.returncode == 0, made.stderr
+
+    def told(*options: str) -> Result:
+        return CliRunner().invoke(main, ["report", "tiny.yaml", *options])
+
+    made = told("--format", "md")
+    assert made.exit_code == 0, made.output
     page = copy / "reports" / "tiny" / "report.md"
     assert f"report: {page}" in made.stdout
     assert not page.with_name("index.html").exists()
     assert page.read_text().startswith("# tiny\n\nDoes it run?\n")
-    printed = ggn("report", "tiny.yaml", "--format", "json")
-    assert printed.returncode == 0
-    assert printed.stdout == ggn("report", "tiny.yaml", "--json").stdout
+    printed = told("--format", "json")
+    assert printed.exit_code == 0
+    assert printed.stdout == told("--json").stdout
     (record,) = json.loads(printed.stdout)
     assert len(record["candidates"]) == 2 * 2 * 2
     assert {trial["seed"] for row in record["rows"] for trial in row["trials"]} == {0, 1}
-    both = ggn("report", "tiny.yaml", "--json", "--format", "md")
-    assert (both.returncode, both.stderr) == (2, "error: --json and --format md: give one of them\n")
-    other = ggn("report", "tiny.yaml", "--format", "pdf")
-    assert other.returncode == 2
+    both = told("--json", "--format", "md")
+    assert (both.exit_code, both.stderr) == (2, "error: --json and --format md: give one of them\n")
+    other = told("--format", "pdf")
+    assert other.exit_code == 2
     assert "'json', 'md', 'html'" in other.stderr
 
 

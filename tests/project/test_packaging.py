@@ -92,7 +92,8 @@ def test_the_lock_file_serves_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     pinned = {
-        "peers": (ROOT / "suites" / "peers" / "requirements.txt").read_text().lower()
+        "peers": (ROOT / "suites" / "peers" / "requirements.txt").read_text().lower(),
+        "docs": (ROOT / "docs" / "requirements.txt").read_text().lower(),
     }  # in environments of their own
     for extra, requirements in {"": project["dependencies"], **extras}.items():
         for requirement in requirements:
