@@ -96,9 +96,10 @@ $(JAX)/.installed: $(INSTALLED) suites/peers/requirements-jax.txt
 	$(JAX)/bin/python -m pip install --quiet --disable-pip-version-check -r suites/peers/requirements-jax.txt
 	@touch $@
 
-# --strict: a warning, such as a link that leads nowhere, fails. Nothing of the project is installed or imported.
+# --strict: a warning, such as of a link that leads nowhere, fails; under --quiet it would be dropped instead. Nothing of
+# the project is installed or imported.
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict --config-file docs/mkdocs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
 	@echo "site/index.html; serve it: python3 -m http.server --bind 127.0.0.1 -d site"
 
 $(DOCS)/.installed: docs/requirements.txt
