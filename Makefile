@@ -8,6 +8,7 @@
 # make bench-compare BASE=…   of another commit too, and both side by side; for a verdict: ggn gate
 # make bench-publish   asv's pages of all results so far: .asv/html/index.html
 # make peers       Gram and step beside other libraries, about an hour; OPTIONS=--quick for a look
+# make docs        the documents as a site: site/index.html
 # make env         only the environment; every target makes it when needed
 # make lock        write requirements.lock anew from pyproject.toml
 
@@ -18,9 +19,10 @@ INSTALLED := $(VENV)/.installed
 PORT ?= 5000
 PEERS := .venv-peers
 JAX := .venv-jax
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish peers lock clean
+.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish peers docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -94,6 +96,17 @@ $(JAX)/.installed: $(INSTALLED) suites/peers/requirements-jax.txt
 	$(JAX)/bin/python -m pip install --quiet --disable-pip-version-check -r suites/peers/requirements-jax.txt
 	@touch $@
 
+# --strict: a warning, such as of a link that leads nowhere, fails; under --quiet it would be dropped instead. Nothing of
+# the project is installed or imported.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
+	@echo "site/index.html; serve it: python3 -m http.server --bind 127.0.0.1 -d site"
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
 # A throw-away environment, so that only what pyproject.toml asks for gets in. torch is pinned first: an open range
 # would fetch a CUDA build of several GB on Linux; its local version (+cpu) is not part of the lock.
 lock:
@@ -104,4 +117,4 @@ lock:
 	rm -rf .lock-env build *.egg-info
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(JAX) .lock-env build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(JAX) $(DOCS) site .lock-env build *.egg-info

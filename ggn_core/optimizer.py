@@ -28,11 +28,11 @@ SOLVER, SOLUTION = "solver", "solution"
 
 
 class GGN(torch.optim.Optimizer):
-    r"""Exact Gauss-Newton steps for square loss, solved in the space of the residuals.
+    """Exact Gauss-Newton steps for square loss, solved in the space of the residuals.
 
     With residuals r of shape (n·o,) and their Jacobian J,
 
-    .. math:: w \leftarrow w - \mathrm{lr}\; J^\top (J J^\top + \mathrm{damping}\, I)^{-1} r .
+        w ← w − lr · Jᵀ (J Jᵀ + damping · I)⁻¹ r
 
     In the paper's letters (arXiv 1905.11675), w ← w − Jᵀ(λ J Jᵀ + α I)⁻¹ r, ``lr`` = 1/λ and ``damping`` = α/λ; see
     ``from_paper``. The damping adds to sums over the batch, not to means: keep it when the batch size changes.
@@ -62,7 +62,7 @@ class GGN(torch.optim.Optimizer):
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
         >>> optimizer = GGN(model, lr=1.0, damping=0.3)

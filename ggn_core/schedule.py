@@ -18,7 +18,7 @@ class DampingScheduler:
         optimizer: A GGN; not one whose search adapts the damping itself.
         factor: From the number of calls of ``step`` so far, ≥ 0. Only the count is saved, not the function.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = GGN(model, damping=10.0)
         >>> scheduler = DampingScheduler(optimizer, lambda epoch: max(0.9**epoch, 0.01))

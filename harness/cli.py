@@ -17,6 +17,7 @@ from rich.console import Console
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .analysis.page import Form
     from .store import Store
     from .studies import Study
     from .suite import Suite
@@ -191,10 +192,35 @@ def run(
     sys.exit(FAILED if failed else FINE)
 
 
+def _format(verb: Callable[..., None]) -> Callable[..., None]:
+    """The option of a verb whose page may have several formats."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["json", "md", "html"]),
+        help="html (as always): reports/…/index.html. md: report.md beside it. json: printed, as --json does.",
+    )(verb)
+
+
+def _form(form: str | None, as_json: bool) -> "tuple[Form, bool]":
+    """The page's format, and whether to print JSON."""
+    if as_json and form not in (None, "json"):
+        raise UserError(f"--json and --format {form}: give one of them")
+    return ("md" if form == "md" else "html"), as_json or form == "json"
+
+
 @main.command()
 @_suites
+@_format
 @_verb
-def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, ...], full: bool, as_json: bool) -> None:
+def report(
+    suites: tuple[str, ...],
+    changes: tuple[str, ...],
+    only: tuple[str, ...],
+    full: bool,
+    as_json: bool,
+    form: str | None,
+) -> None:
     """Rewrite the report of each SUITE from what is recorded; runs nothing."""
     from .runner import recorded
     from .store import Store
@@ -202,6 +228,7 @@ def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, .
     from .suite_file import load_suite
     from .tracking import Tracker, tracking_uri
 
+    page_form, as_json = _form(form, as_json)
     console = _console(stderr=as_json)
     store = Store(Path.cwd())
     printed: list[dict[str, Any]] = []
@@ -210,7 +237,7 @@ def report(suites: tuple[str, ...], changes: tuple[str, ...], only: tuple[str, .
         found.walk(recorded(store, partial(Tracker, suite)))
         if not found.results():
             raise UserError(f"nothing is recorded of suite '{suite.suite}' here: ggn run {typed}")
-        page = _present(suite, found, tracking_uri(), typed, console, printed if as_json else None)
+        page = _present(suite, found, tracking_uri(), typed, console, printed if as_json else None, page_form)
         if not as_json:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
@@ -233,16 +260,22 @@ def _plan(suites: "list[Suite]", store: "Store", as_json: bool) -> None:
 
 
 def _present(
-    suite: "Suite", found: "Study", uri: str, typed: str, console: Console, printed: list[dict[str, Any]] | None
+    suite: "Suite",
+    found: "Study",
+    uri: str,
+    typed: str,
+    console: Console,
+    printed: list[dict[str, Any]] | None,
+    form: "Form" = "html",
 ) -> Path:
     """Writes the report, and shows its table on the console, or adds it to what is printed as JSON."""
     from .environment import is_current
 
-    page = found.write_report(Path.cwd() / "reports" / suite.suite, uri, typed)
+    page = found.write_report(Path.cwd() / "reports" / suite.suite, uri, typed, form)
     if printed is None:
         found.print_tables(console)
     else:
-        printed.append({"suite": suite.suite, "report": str(page), "rows": found.records()})
+        printed.append({"suite": suite.suite, "report": str(page), **found.record()})
     warnings = found.notes()
     outdated = sum(not is_current(result.environment) for result in found.results())
     if outdated:
@@ -456,15 +489,17 @@ def run_claims(names: tuple[str, ...], full: bool, as_json: bool, again: str | N
 @claims.command(name="check")
 @_claim_names
 @click.option("--from", "folder", type=click.Path(path_type=Path), help="Check the results saved there.")
+@_format
 @_verb
-def check_claims(names: tuple[str, ...], full: bool, as_json: bool, folder: Path | None) -> None:
+def check_claims(names: tuple[str, ...], full: bool, as_json: bool, folder: Path | None, form: str | None) -> None:
     """Recompute the verdict of each CLAIM (all if none is named) from recorded results; runs nothing.
 
     Exit codes: 0 all are reproduced, 1 some are not (partial and not attempted included), 3 some are inconclusive.
     """
     from .claims import commands
 
-    sys.exit(commands.check_claims(names, full, folder, _console(stderr=as_json), as_json))
+    page_form, as_json = _form(form, as_json)
+    sys.exit(commands.check_claims(names, full, folder, _console(stderr=as_json), as_json, page_form))
 
 
 def _console(stderr: bool = False) -> Console:

@@ -1,7 +1,7 @@
 """What the kind of a suite decides: how its trials are walked, and how what came of them is shown."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -11,6 +11,9 @@ from .sweep import Contender, Costs, Obtain, survey, sweep
 from .theory_suite import TheorySuite
 from .training_suite import TrainingSuite
 from .trial import TrialResult
+
+if TYPE_CHECKING:
+    from .analysis.page import Form
 
 __all__ = ["StepCostStudy", "Study", "TheoryStudy", "TrainingStudy", "study"]
 
@@ -27,14 +30,14 @@ class Study(Protocol):
     def notes(self) -> list[str]:
         """What a reader must know before believing the numbers."""
 
-    def write_report(self, folder: Path, tracking_uri: str, typed: str) -> Path:
+    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
         """Writes the page and its figures into ``folder``; gives back the page's path."""
 
     def print_tables(self, console: Console) -> None:
         """Shows the main table."""
 
-    def records(self) -> list[dict[str, Any]]:
-        """The main table as plain data."""
+    def record(self) -> dict[str, Any]:
+        """Everything the report says, as plain data; "rows" is the main table."""
 
 
 class TrainingStudy:
@@ -55,20 +58,20 @@ class TrainingStudy:
 
         return notes(self.suite, self.contenders)
 
-    def write_report(self, folder: Path, tracking_uri: str, typed: str) -> Path:
+    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
         from .analysis.training.report import write_report
 
-        return write_report(self.suite, self.contenders, folder, tracking_uri, typed)
+        return write_report(self.suite, self.contenders, folder, tracking_uri, typed, form)
 
     def print_tables(self, console: Console) -> None:
         from .analysis.training.terminal import print_tables
 
         print_tables(self.suite, self.contenders, console)
 
-    def records(self) -> list[dict[str, Any]]:
-        from .analysis.training.terminal import as_records
+    def record(self) -> dict[str, Any]:
+        from .analysis.training.record import as_record
 
-        return as_records(self.suite, self.contenders)
+        return as_record(self.suite, self.contenders)
 
 
 class StepCostStudy:
@@ -89,20 +92,20 @@ class StepCostStudy:
 
         return notes(self.suite, self.costs)
 
-    def write_report(self, folder: Path, tracking_uri: str, typed: str) -> Path:
+    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
         from .analysis.stepcost.report import write_report
 
-        return write_report(self.suite, self.costs, folder, tracking_uri, typed)
+        return write_report(self.suite, self.costs, folder, tracking_uri, typed, form)
 
     def print_tables(self, console: Console) -> None:
         from .analysis.stepcost.terminal import print_tables
 
         print_tables(self.suite, self.costs, console)
 
-    def records(self) -> list[dict[str, Any]]:
-        from .analysis.stepcost.terminal import as_records
+    def record(self) -> dict[str, Any]:
+        from .analysis.stepcost.record import as_record
 
-        return as_records(self.suite, self.costs)
+        return as_record(self.suite, self.costs)
 
 
 class TheoryStudy:
@@ -123,20 +126,20 @@ class TheoryStudy:
 
         return notes(self.suite, self.costs)
 
-    def write_report(self, folder: Path, tracking_uri: str, typed: str) -> Path:
+    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
         from .analysis.theory.report import write_report
 
-        return write_report(self.suite, self.costs, folder, tracking_uri, typed)
+        return write_report(self.suite, self.costs, folder, tracking_uri, typed, form)
 
     def print_tables(self, console: Console) -> None:
         from .analysis.theory.terminal import print_tables
 
         print_tables(self.suite, self.costs, console)
 
-    def records(self) -> list[dict[str, Any]]:
-        from .analysis.theory.terminal import as_records
+    def record(self) -> dict[str, Any]:
+        from .analysis.theory.record import as_record
 
-        return as_records(self.suite, self.costs)
+        return as_record(self.suite, self.costs)
 
 
 def study(suite: Suite) -> Study:

@@ -1,10 +1,11 @@
-"""Writes self-contained HTML pages, and says what a reader must know of the results behind them."""
+"""Writes reports as HTML pages or Markdown, and says what a reader must know of the results behind them."""
 
 import base64
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -13,29 +14,54 @@ from ..trial import DataRecord, TrialResult
 from . import labels
 from .formats import interval, number, ratio
 
-__all__ = ["embedded", "provenance", "provenance_notes", "write_page"]
+__all__ = ["Form", "figure_address", "provenance", "provenance_notes", "trials", "write_page"]
+
+Form = Literal["html", "md"]
+
+FILES: dict[Form, str] = {"html": "index.html", "md": "report.md"}
 
 
-def write_page(template: str, folder: Path, **content: Any) -> Path:
-    """Fills a template of this package into ``folder``/index.html, whole or not at all.
+class _Verbatim(str):
+    """Text that stands in a code block, where nothing is markup."""
+
+
+def write_page(kind: str, folder: Path, form: Form, **content: Any) -> Path:
+    """Fills a template of this package into ``folder``/index.html or report.md, whole or not at all.
+
+    Args:
+        kind: "training", "stepcost", "theory" or "claims".
+        folder: Where to.
+        form: The page's format; text of suites and errors is no markup in either.
+        **content: What the template names.
 
     Returns:
         The page's path.
     """
     environment = Environment(
-        loader=PackageLoader("harness.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        loader=PackageLoader("harness.analysis"), autoescape=form == "html", undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_as_markdown if form == "md" else None,
     )  # fmt: skip
     environment.filters |= {"interval": interval, "ratio": ratio, "number": number, "settings": labels.settings}
+    environment.filters["verbatim"] = _Verbatim
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    path = folder / "index.html"
-    write_atomically(path, environment.get_template(template).render(**content, made=made))
+    path = folder / FILES[form]
+    write_atomically(path, environment.get_template(f"{kind}.{form}.j2").render(**content, made=made))
     return path
 
 
-def embedded(svg: Path) -> str:
-    """A figure as the address of an image."""
+def figure_address(svg: Path, form: Form) -> str:
+    """Where a page finds a figure: in itself if it is HTML, beside itself if it is Markdown."""
+    if form == "md":
+        return svg.name
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
+
+
+def _as_markdown(value: Any) -> Any:
+    """Text that Markdown shows as it is, in one line, also inside a table."""
+    if not isinstance(value, str) or isinstance(value, _Verbatim):
+        return value
+    escaped = re.sub(r"[\\|*`<&$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", value)
+    return " ".join(escaped.split())
 
 
 def provenance(results: Sequence[TrialResult]) -> dict[str, Any]:
@@ -44,6 +70,19 @@ def provenance(results: Sequence[TrialResult]) -> dict[str, Any]:
         "data": _data(results),
         "environments": _distinct([result.environment for result in results if result.environment]),
     }
+
+
+def trials(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """Which trials they are and how each ended."""
+    return [
+        {
+            "id": result.trial.id,
+            "seed": result.trial.seed,
+            "outcome": str(result.outcome),
+            "reason": result.reason,
+        }
+        for result in results
+    ]
 
 
 def provenance_notes(results: Sequence[TrialResult], expected: int) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -23,6 +24,9 @@ from .claim_file import fingerprint, load_claims, suites_of
 from .registry import Registration, Registry
 from .saved import Saved, save
 from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from ..analysis.page import Form
 
 __all__ = ["check_claims", "exit_code", "list_claims", "run_claims"]
 
@@ -104,7 +108,9 @@ def run_claims(
     return failed
 
 
-def check_claims(names: Sequence[str], full: bool, folder: Path | None, console: Console, as_json: bool) -> int:
+def check_claims(
+    names: Sequence[str], full: bool, folder: Path | None, console: Console, as_json: bool, form: "Form" = "html"
+) -> int:
     """Recomputes the verdicts from recorded samples, or from saved ones, and writes the page.
 
     Args:
@@ -113,6 +119,7 @@ def check_claims(names: Sequence[str], full: bool, folder: Path | None, console:
         folder: Where saved results are; None for what is recorded in this working folder.
         console: Where to write.
         as_json: Print the verdicts as JSON.
+        form: The page's format.
 
     Returns:
         The exit code.
@@ -130,7 +137,7 @@ def check_claims(names: Sequence[str], full: bool, folder: Path | None, console:
     checked = check(claims, full, obtain, registered)
     if not any(item.results() for item in checked):
         raise UserError(f"nothing is recorded of these claims here: {_command('run', names, full)}")
-    _present(checked, _command("check", names, full, folder), console, as_json)
+    _present(checked, _command("check", names, full, folder), console, as_json, form)
     if folder is not None:
         for difference in saved.differences(checked):
             console.print(f"warning: {difference}", style="yellow", highlight=False, soft_wrap=True)
@@ -169,11 +176,13 @@ def _recorded(suites: dict[str, Suite], store: Store) -> Obtain:
     return load
 
 
-def _present(checked: Sequence[CheckedClaim], command: str, console: Console, as_json: bool) -> None:
+def _present(
+    checked: Sequence[CheckedClaim], command: str, console: Console, as_json: bool, form: "Form" = "html"
+) -> None:
     from ..analysis.claims.report import write_report
     from ..analysis.claims.terminal import print_verdicts
 
-    page = write_report(checked, Path.cwd() / "reports" / "claims", tracking_uri(), command)
+    page = write_report(checked, Path.cwd() / "reports" / "claims", tracking_uri(), command, form)
     if as_json:
         record = {"report": str(page), "exit_code": exit_code(checked), "claims": [item.record() for item in checked]}
         click.echo(json.dumps(record, indent=2, allow_nan=False))

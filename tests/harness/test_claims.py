@@ -4,11 +4,13 @@ import functools
 import json
 import math
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tables import tables, tables_of_markdown
 
 import ggn_core.jacobian
 import ggn_core.optimizer
@@ -422,3 +424,11 @@ def test_the_page_says_verdict_number_and_reason(tmp_path: Path) -> None:
         part.part.decides and part.verdict.verdict is YES for item in items for part in item.parts
     )
     json.dumps([item.record() for item in items], allow_nan=False)
+    text = write_report(items, tmp_path / "claims", "sqlite:///x", "ggn claims check", "md").read_text()
+    assert tables_of_markdown(text) == tables(page)
+    assert len(tables(page)) == 3
+    for item in items:
+        assert f": {item.verdict}\n" in text
+    drawn = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(drawn) == 2
+    assert all((tmp_path / "claims" / name).is_file() for name in drawn)

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli import main
 
 from harness.trial import TrialResult
 
@@ -216,6 +219,31 @@ def test_the_report_can_be_made_again_without_running_or_a_server(copy: Path) ->
     assert Path(entry["report"]).is_file()
     assert len(entry["rows"]) == 4
     assert all(row["best_test_rmse"]["median"] > 0 for row in entry["rows"])
+
+
+def test_the_report_has_three_formats(copy: Path) -> None:
+    shutil.rmtree(copy / "reports")
+
+    def told(*options: str) -> Result:
+        return CliRunner().invoke(main, ["report", "tiny.yaml", *options])
+
+    made = told("--format", "md")
+    assert made.exit_code == 0, made.output
+    page = copy / "reports" / "tiny" / "report.md"
+    assert f"report: {page}" in made.stdout
+    assert not page.with_name("index.html").exists()
+    assert page.read_text().startswith("# tiny\n\nDoes it run?\n")
+    printed = told("--format", "json")
+    assert printed.exit_code == 0
+    assert printed.stdout == told("--json").stdout
+    (record,) = json.loads(printed.stdout)
+    assert len(record["candidates"]) == 2 * 2 * 2
+    assert {trial["seed"] for row in record["rows"] for trial in row["trials"]} == {0, 1}
+    both = told("--json", "--format", "md")
+    assert (both.exit_code, both.stderr) == (2, "error: --json and --format md: give one of them\n")
+    other = told("--format", "pdf")
+    assert other.exit_code == 2
+    assert "'json', 'md', 'html'" in other.stderr
 
 
 def _wait_for(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", trials: Path, count: int) -> None:

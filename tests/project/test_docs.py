@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -20,6 +21,20 @@ def _code(text: str) -> list[str]:
     return lines + re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
+def _options(words: list[str]) -> set[str]:
+    return {word.partition("=")[0].strip(".,") for word in words if word.startswith("--")}
+
+
+def _known_options(words: list[str]) -> set[str]:
+    """The options of the verb that a command names, and of all of its verbs where it names a group alone."""
+    verb: click.Command = main.commands[words[0]]
+    if isinstance(verb, click.Group):
+        verbs = [verb.commands[words[1]]] if words[1:] and words[1] in verb.commands else list(verb.commands.values())
+    else:
+        verbs = [verb]
+    return {"--help", *(name for verb in verbs for parameter in verb.params for name in parameter.opts)}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere_and_commands_exist(document: Path) -> None:
     text = document.read_text()
@@ -31,6 +46,9 @@ def test_links_lead_somewhere_and_commands_exist(document: Path) -> None:
             assert target in TARGETS, line
         for verb in re.findall(r"(?:^|[\s/])ggn ([a-z]+)\b", line):
             assert verb in main.commands, line
+        for command in re.findall(r"(?:^|[\s/])ggn ([a-z][^#|>;]*)", line):
+            words = command.split()
+            assert _options(words) <= _known_options(words), line
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)

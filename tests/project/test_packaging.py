@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_three_packages_and_their_data(wheel: zipfile.ZipFil
         "ggn_core/rules/linear.py",
         "harness/py.typed",
         "harness/analysis/templates/training.html.j2",
+        "harness/analysis/templates/training.md.j2",
         "harness/problems/data/concrete.csv",
         "harness/problems/data/abalone.csv",
         "harness/problems/data/digits.csv.gz",
@@ -91,7 +92,8 @@ def test_the_lock_file_serves_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     pinned = {
-        "peers": (ROOT / "suites" / "peers" / "requirements.txt").read_text().lower()
+        "peers": (ROOT / "suites" / "peers" / "requirements.txt").read_text().lower(),
+        "docs": (ROOT / "docs" / "requirements.txt").read_text().lower(),
     }  # in environments of their own
     for extra, requirements in {"": project["dependencies"], **extras}.items():
         for requirement in requirements:

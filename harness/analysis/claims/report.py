@@ -7,7 +7,7 @@ from typing import Any
 from ...claims.check import CheckedClaim
 from ...claims.verdict import Verdict
 from ...trial import TrialResult
-from ..page import embedded, provenance, write_page
+from ..page import Form, figure_address, provenance, write_page
 from .figures import VERDICT_COLOURS, claim_figure
 from .terminal import written
 
@@ -17,14 +17,17 @@ TITLE = "Does Gram-Gauss-Newton do what its paper says?"
 SOURCE = "Cai et al., “Gram-Gauss-Newton Method”, arXiv 1905.11675"
 
 
-def write_report(checked: Sequence[CheckedClaim], folder: Path, tracking_uri: str, command: str) -> Path:
-    """Writes ``index.html`` and the figures' files into ``folder``.
+def write_report(
+    checked: Sequence[CheckedClaim], folder: Path, tracking_uri: str, command: str, form: Form = "html"
+) -> Path:
+    """Writes ``index.html`` or ``report.md``, and the figures' files, into ``folder``.
 
     Args:
         checked: The claims with their verdicts.
         folder: Made if it is not there; the suites' own reports are looked for beside it.
         tracking_uri: Where the runs are recorded.
         command: What computed the verdicts.
+        form: The page's format.
 
     Returns:
         The page's path.
@@ -34,10 +37,11 @@ def write_report(checked: Sequence[CheckedClaim], folder: Path, tracking_uri: st
     for item in checked:
         drawn = claim_figure(item, folder)
         if drawn is not None:
-            figures[item.claim.claim] = (drawn[0], embedded(drawn[1]))
+            figures[item.claim.claim] = (drawn[0], figure_address(drawn[1], form))
     return write_page(
-        "claims.html.j2",
+        "claims",
         folder,
+        form,
         **report_data(checked, folder.parent),
         figures=figures,
         tracking_uri=tracking_uri,

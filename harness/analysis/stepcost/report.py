@@ -7,23 +7,26 @@ from typing import Any
 from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
 from ..labels import Labels
-from ..page import embedded, provenance, provenance_notes, write_page
+from ..page import Form, figure_address, provenance, provenance_notes, write_page
 from .figures import cost_figures
 from .summary import LEAST_EFFECT, CellSummary, summaries
 
 __all__ = ["notes", "report_data", "write_report"]
 
 
-def write_report(suite: StepCostSuite, found: Sequence[Costs], folder: Path, tracking_uri: str, typed: str) -> Path:
-    """Writes ``index.html`` and the figures' files into ``folder``, as the report of a training suite does."""
+def write_report(
+    suite: StepCostSuite, found: Sequence[Costs], folder: Path, tracking_uri: str, typed: str, form: Form = "html"
+) -> Path:
+    """Writes the page and the figures' files into ``folder``, as the report of a training suite does."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = cost_figures(suite, summaries(suite, found), folder)
     return write_page(
-        "stepcost.html.j2",
+        "stepcost",
         folder,
+        form,
         **report_data(suite, found),
         notes=notes(suite, found),
-        figures={caption: embedded(path) for caption, path in figures.items()},
+        figures={caption: figure_address(path, form) for caption, path in figures.items()},
         tracking_uri=tracking_uri,
         typed=typed,
     )

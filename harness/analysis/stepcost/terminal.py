@@ -1,6 +1,5 @@
 """The table of a step-cost suite, for a terminal and as JSON."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
 from ..formats import interval, number
 from ..labels import Labels
+from ..plain import plain
 from .summary import summaries
 
 __all__ = ["as_records", "print_tables"]
@@ -46,22 +46,16 @@ def as_records(suite: StepCostSuite, found: Sequence[Costs]) -> list[dict[str, A
         {
             "cell": label.cell(summary.costs.cell),
             "outcomes": {str(outcome): count for outcome, count in summary.outcomes.items()},
-            "milliseconds": dict(zip(names, map(_plain, summary.milliseconds), strict=True)),
-            "memory_mib": dict(zip(names, map(_plain, summary.memory_mib), strict=True)),
+            "milliseconds": plain(dict(zip(names, summary.milliseconds, strict=True))),
+            "memory_mib": plain(dict(zip(names, summary.memory_mib, strict=True))),
             "ratios": {
-                label.method(ratio.rival): {k: _plain(v) for k, v in ratio.value._asdict().items()}
-                | {"verdict": ratio.verdict}
-                for ratio in summary.ratios
+                label.method(ratio.rival): plain(ratio.value) | {"verdict": ratio.verdict} for ratio in summary.ratios
             },
-            "again": {k: _plain(v) for k, v in summary.again._asdict().items()},
+            "again": plain(summary.again),
             "noisy": summary.noisy,
-            "gradient_milliseconds": _plain(summary.gradient_milliseconds),
+            "gradient_milliseconds": plain(summary.gradient_milliseconds),
             "phases": summary.phases,
-            "step_error": _plain(summary.step_error),
+            "step_error": plain(summary.step_error),
         }
         for summary in summaries(suite, found)
     ]
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -7,23 +7,26 @@ from typing import Any
 from ...sweep import Costs
 from ...theory_suite import TheorySuite
 from ..labels import Labels
-from ..page import embedded, provenance, provenance_notes, write_page
+from ..page import Form, figure_address, provenance, provenance_notes, write_page
 from .figures import NAMES, theory_figures
 from .summary import activations, gap_exponent, order, summaries, width_exponent
 
 __all__ = ["notes", "report_data", "write_report"]
 
 
-def write_report(suite: TheorySuite, found: Sequence[Costs], folder: Path, tracking_uri: str, typed: str) -> Path:
-    """Writes ``index.html`` and the figures' files into ``folder``, as the report of a training suite does."""
+def write_report(
+    suite: TheorySuite, found: Sequence[Costs], folder: Path, tracking_uri: str, typed: str, form: Form = "html"
+) -> Path:
+    """Writes the page and the figures' files into ``folder``, as the report of a training suite does."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = theory_figures(found, folder)
     return write_page(
-        "theory.html.j2",
+        "theory",
         folder,
+        form,
         **report_data(suite, found),
         notes=notes(suite, found),
-        figures={caption: embedded(path) for caption, path in figures.items()},
+        figures={caption: figure_address(path, form) for caption, path in figures.items()},
         tracking_uri=tracking_uri,
         typed=typed,
     )

@@ -1,6 +1,5 @@
 """The table of a theory suite, for a terminal and as JSON."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from ...sweep import Costs
 from ...theory_suite import TheorySuite
 from ..formats import interval, number
 from ..labels import Labels
-from ..statistics import Interval
+from ..plain import plain
 from .summary import summaries
 
 __all__ = ["as_records", "print_tables"]
@@ -38,12 +37,8 @@ def as_records(suite: TheorySuite, found: Sequence[Costs]) -> list[dict[str, Any
     return [
         {
             "cell": label.cell(summary.costs.cell),
-            **{key: _plain(getattr(summary, key)) for key in HEADINGS},
-            "bound": summary.bound if math.isfinite(summary.bound) else None,
+            **{key: plain(getattr(summary, key)) for key in HEADINGS},
+            "bound": plain(summary.bound),
         }
         for summary in summaries(found)
     ]
-
-
-def _plain(value: Interval) -> dict[str, float | int | None]:
-    return {key: number if math.isfinite(number) else None for key, number in value._asdict().items()}

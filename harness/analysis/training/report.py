@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the answer first, then tables, figures, settings, environment."""
+"""One self-contained HTML page, or Markdown: the answer first, then tables, figures, settings, environment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from ...training_suite import TrainingSuite
 from ...trial import TrialResult
 from .. import labels
 from ..labels import Labels
-from ..page import embedded, provenance, provenance_notes, write_page
+from ..page import Form, figure_address, provenance, provenance_notes, write_page
 from ..statistics import MIN_PAIRS
 from .figures import curve_figures
 from .overall import overall, scalings
@@ -25,9 +25,14 @@ MEASURES = {
 
 
 def write_report(
-    suite: TrainingSuite, contenders: Sequence[Contender], folder: Path, tracking_uri: str, typed: str
+    suite: TrainingSuite,
+    contenders: Sequence[Contender],
+    folder: Path,
+    tracking_uri: str,
+    typed: str,
+    form: Form = "html",
 ) -> Path:
-    """Writes ``index.html`` and the figures' files into ``folder``.
+    """Writes ``index.html`` or ``report.md``, and the figures' files, into ``folder``.
 
     Args:
         suite: What was asked.
@@ -35,18 +40,20 @@ def write_report(
         folder: Made if it is not there.
         tracking_uri: Where the runs are recorded.
         typed: What names the suite on the command line, its name or its file.
+        form: The page's format.
 
     Returns:
         The page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {caption: embedded(path) for caption, path in curve_figures(suite, contenders, folder).items()}
+    drawn = curve_figures(suite, contenders, folder)
     return write_page(
-        "training.html.j2",
+        "training",
         folder,
+        form,
         **report_data(suite, contenders),
         notes=notes(suite, contenders),
-        figures=figures,
+        figures={caption: figure_address(path, form) for caption, path in drawn.items()},
         tracking_uri=tracking_uri,
         typed=typed,
     )

@@ -1,6 +1,5 @@
 """The report's main table, for a terminal and as JSON."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..formats import interval
 from ..labels import Labels
-from ..statistics import Interval
+from ..plain import plain
 from .summary import rows
 
 __all__ = ["as_records", "print_tables"]
@@ -59,11 +58,7 @@ def as_records(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[di
             "settings": row.contender.settings.model_dump() if row.contender.settings is not None else None,
             "outcomes": {str(outcome): count for outcome, count in row.outcomes.items()},
             "met_target": row.hits,
-            **{key: _plain(getattr(row, key)) for key in MEASURES},
+            **{key: plain(getattr(row, key)) for key in MEASURES},
         }
         for row in rows(suite, contenders)
     ]
-
-
-def _plain(value: Interval) -> dict[str, float | int | None]:
-    return {key: number if math.isfinite(number) else None for key, number in value._asdict().items()}

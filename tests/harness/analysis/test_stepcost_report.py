@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
+from tables import interval_of, tables, tables_of_markdown
 
+from harness.analysis.stepcost.record import as_record
 from harness.analysis.stepcost.report import notes, report_data, write_report
 from harness.analysis.stepcost.summary import summaries
 from harness.analysis.stepcost.terminal import as_records
@@ -94,3 +96,19 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     drawn = (tmp_path / "step_ratio.svg").read_text()
     assert "<!-- batch size 16 -->" in drawn
     assert "<!-- over SGD -->" in drawn
+
+
+def test_markdown_and_json_say_what_the_page_says(tmp_path: Path) -> None:
+    found = _found()
+    shown = tables(write_report(SUITE, found, tmp_path, "x", "costs").read_text())
+    assert tables_of_markdown(write_report(SUITE, found, tmp_path, "x", "costs", "md").read_text()) == shown
+    record = json.loads(json.dumps(as_record(SUITE, found), allow_nan=False))
+    _, cells, memory, phases = shown
+    for row, costs, use, part in zip(record["rows"], cells[1:], memory[1:], phases[1:], strict=True):
+        ratio = row["ratios"]["SGD"]
+        assert interval_of(costs[2]) == pytest.approx([ratio["median"], ratio["low"], ratio["high"]], rel=5e-3)
+        assert costs[2].endswith("▲")
+        assert ratio["verdict"] == "worse"
+        assert interval_of(use[1]) + interval_of(use[2]) == [row["memory_mib"]["GGN"], row["memory_mib"]["SGD"]]
+        assert float(part[2]) == pytest.approx(row["phases"]["forward"], rel=5e-3)
+        assert [trial["outcome"] for trial in row["trials"]] == ["completed"]

@@ -1,11 +1,14 @@
 """Numbers of theory suites, on records whose exponents, orders and rates are known."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
+from tables import interval_of, tables, tables_of_markdown
 
 from harness.analysis.theory import summary
+from harness.analysis.theory.record import as_record
 from harness.analysis.theory.report import report_data, write_report
 from harness.methods import GgnSettings, SgdSettings
 from harness.sweep import Costs, survey
@@ -78,3 +81,16 @@ def test_the_page_shows_cells_fits_and_figures(tmp_path: Path) -> None:
     page = write_report(SUITE, _found(), tmp_path, "x", "theory").read_text()
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "ggn run theory" in page
+
+
+def test_markdown_and_json_say_what_the_page_says(tmp_path: Path) -> None:
+    shown = tables(write_report(SUITE, _found(), tmp_path, "x", "theory").read_text())
+    assert tables_of_markdown(write_report(SUITE, _found(), tmp_path, "x", "theory", "md").read_text()) == shown
+    record = json.loads(json.dumps(as_record(SUITE, _found()), allow_nan=False))
+    fits, cells = shown
+    assert [fit["activation"] for fit in record["fits"]] == [row[0] for row in fits[1:]]
+    for row, cell in zip(record["rows"], cells[1:], strict=True):
+        gap = row["link_gap"]
+        assert interval_of(cell[1]) == pytest.approx([gap["median"], gap["low"], gap["high"]], rel=5e-3)
+        assert interval_of(cell[3]) == [row["bound"] if row["bound"] is None else pytest.approx(row["bound"])]
+        assert len(row["trials"]) == 3

@@ -1,14 +1,19 @@
 """The report page: what it says is what was measured, and it stands alone."""
 
 import dataclasses
+import html
+import json
 import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from tables import interval_of, tables, tables_of_markdown
 
 from harness.analysis.formats import interval, number, ratio
 from harness.analysis.labels import Labels
 from harness.analysis.statistics import Interval
+from harness.analysis.training.record import as_record
 from harness.analysis.training.report import notes, report_data, write_report
 from harness.sweep import Contender, sweep
 from harness.training_suite import TrainingSuite
@@ -41,7 +46,7 @@ def _obtain(trial: TrainingTrial, role: str) -> TrialResult:
         step=[int(p) for p in points],
         samples=[int(8 * p) for p in points],
         epoch=points,
-        seconds=[0.1 * p for p in points],
+        seconds=[(0.1 if trial.method.name == "ggn" else 0.04) * p for p in points],
         train_loss=losses[: len(points)],
         test_rmse=[10 * loss for loss in losses[: len(points)]],
     )
@@ -151,6 +156,74 @@ def test_the_page_says_what_was_measured(page: str) -> None:
 
 def test_text_of_the_suite_is_not_markup(page: str) -> None:
     assert "Is &lt;b&gt;it&lt;/b&gt; fast?" in page
+
+
+SEARCHED = TrainingSuite.model_validate(
+    SUITE.model_dump()
+    | {
+        "question": "Is <b>it</b> a|b, *fast*, `x` or __init__?",
+        "problem": tuple({"name": "concrete", "width": width} for width in (4, 8, 16)),
+        "seeds": tuple(range(6)),
+        "tuning": {"seeds": (9,), "spaces": {"ggn": {"lr": (0.5, 1.0)}, "sgd": {"lr": (0.1, 0.2)}}},
+    }
+)
+
+
+def test_markdown_says_what_the_page_says(tmp_path: Path) -> None:
+    found = sweep(SEARCHED, _obtain)
+    page = write_report(SEARCHED, found, tmp_path, "x", "example").read_text()
+    path = write_report(SEARCHED, found, tmp_path, "x", "example", "md")
+    assert path == tmp_path / "report.md"
+    text = path.read_text()
+    read, shown = tables_of_markdown(text), tables(page)
+    assert [table[1:] for table in read] == [table[1:] for table in shown]  # headings that HTML leaves empty are named
+    assert [len(table[0]) for table in read] == [len(table[0]) for table in shown] == [6, 4, 5, 8, 5, 3, 5]
+    assert any("▼" in cell for table in tables(page) for row in table for cell in row)
+    assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {file.name for file in tmp_path.glob("*.svg")}
+
+
+def test_text_of_suites_and_errors_is_not_markup_in_markdown(tmp_path: Path) -> None:
+    reason = "1|2 <b>*x*</b> `y` __init__ [a](b) a_b\\c &lt;"
+
+    def fail(trial: TrainingTrial, role: str) -> TrialResult:
+        return TrialResult(trial=trial, outcome=Outcome.CRASHED, reason=reason)
+
+    text = write_report(SEARCHED, sweep(SEARCHED, fail), tmp_path, "x", "example", "md").read_text()
+    shown = MarkdownIt("commonmark").enable("table").render(text)
+    assert f"seed 0: {html.escape(reason)}</li>" in shown
+    assert f"<p>{html.escape(SEARCHED.question)}</p>" in shown
+
+
+def test_json_has_the_numbers_of_the_page(tmp_path: Path) -> None:
+    found = sweep(SEARCHED, _obtain)
+    record = json.loads(json.dumps(as_record(SEARCHED, found), allow_nan=False))
+    answer, overall, growth, rows, comparisons, _, candidates = tables(
+        write_report(SEARCHED, found, tmp_path, "x", "example").read_text()
+    )
+    told = [[a["pair"], a["measure"], f"{a['better']} of {a['cells']}"] for a in record["answers"]]
+    assert told == [row[:3] for row in answer[1:]]
+
+    def agree(entries: list[dict[str, dict[str, float]]], shown: list[list[str]], columns: dict[str, int]) -> None:
+        assert len(entries) == len(shown) > 0
+        for entry, row in zip(entries, shown, strict=True):
+            for key, column in columns.items():
+                exact = [entry[key][end] for end in ("median", "low", "high")]
+                assert interval_of(row[column]) == [x if x is None else pytest.approx(x, rel=5e-3) for x in exact]
+
+    agree(record["overall"], overall[1:], {"probability": 2, "ratio": 3})
+    agree(record["growth"], growth[1:], {"epochs": 2, "seconds": 3})
+    measured = {"epochs_to_target": 4, "seconds_to_target": 5, "final_test_rmse": 6, "best_test_rmse": 7}
+    agree(record["rows"], rows[1:], measured)
+    agree(record["comparisons"], comparisons[1:], {"epochs_to_target": 2, "seconds_to_target": 3, "best_test_rmse": 4})
+    marks = [{"better": "▼", "worse": "▲"}.get(c["epochs_to_target"]["verdict"], "") for c in record["comparisons"]]
+    assert [row[2].endswith(mark) for row, mark in zip(comparisons[1:], marks, strict=True)] == [True] * 3
+    assert [c["settings"]["lr"] for c in record["candidates"]] == [0.5, 1.0, 0.1, 0.2] * 3
+    assert len(candidates) == 1 + len(record["candidates"])
+    for row in record["rows"]:  # a median of what stands below it, with a miss beyond all
+        values = sorted(float("inf") if (x := t["epochs_to_target"]) is None else x for t in row["trials"])
+        middle = (values[2] + values[3]) / 2
+        assert row["epochs_to_target"]["median"] == (middle if middle < float("inf") else None)
+    assert {t["outcome"] for row in record["rows"] for t in row["trials"]} == {"completed", "diverged"}
 
 
 def test_an_incomplete_sweep_says_so(tmp_path: Path) -> None:

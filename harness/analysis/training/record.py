@@ -1,0 +1,58 @@
+"""Everything that the report of a training suite says, as plain data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...sweep import Contender
+from ...training_suite import TrainingSuite
+from ..labels import Labels
+from ..page import trials
+from ..plain import plain
+from .report import MEASURES, notes, report_data
+from .terminal import as_records
+
+__all__ = ["as_record"]
+
+
+def as_record(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str, Any]:
+    """The report's numbers, section by section, with those of each trial behind them; see ``plain``."""
+    data = report_data(suite, contenders)
+    label = Labels(suite)
+    record = {
+        "question": suite.question,
+        "notes": notes(suite, contenders),
+        "answers": data["answers"],
+        "overall": [
+            {"ours": entry.pair[0], "rival": entry.pair[1]}
+            | {key: getattr(entry, key) for key in ("measure", "probability", "ratio")}
+            for entry in data["overall"]
+        ],
+        "growth": data["scalings"],
+        "rows": [
+            row | {"trials": _trials(suite, contender)}
+            for row, contender in zip(as_records(suite, contenders), contenders, strict=True)
+        ],
+        "comparisons": [
+            {key: entry[key] for key in ("cell", "ours", "rival")}
+            | {key: _with_verdict(getattr(entry["item"], key)) for key in MEASURES}
+            for entry in data["comparisons"]
+        ],
+        "candidates": [
+            {"cell": label.cell(contender.cell), "method": label.method(contender.method), **candidate.model_dump()}
+            for contender in contenders
+            for candidate in contender.candidates
+        ],
+        "data": data["data"],
+        "environments": data["environments"],
+    }
+    return plain(record)  # type: ignore[no-any-return]
+
+
+def _trials(suite: TrainingSuite, contender: Contender) -> list[dict[str, Any]]:
+    target = suite.target_of(contender.cell.problem)
+    ended = trials(contender.evaluations)
+    return [told | result.summary(target) for told, result in zip(ended, contender.evaluations, strict=True)]
+
+
+def _with_verdict(value: Any) -> dict[str, Any]:
+    return {**value._asdict(), "verdict": value.verdict}
