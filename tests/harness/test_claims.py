@@ -299,8 +299,9 @@ def test_damping_applied_twice_turns_a_verdict(
 def test_a_gram_off_by_one_percent_turns_a_verdict(
     small_theory: Callable[[str], CheckedClaim], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = ggn_core.jacobian.Jacobian.gram
-    monkeypatch.setattr(ggn_core.jacobian.Jacobian, "gram", lambda self: 1.01 * honest(self))
+    jacobian = ggn_core.jacobian.Jacobian
+    honest = jacobian.lower_gram
+    monkeypatch.setattr(jacobian, "lower_gram", lambda self, workspace: 1.01 * honest(self, workspace))
     checked = small_theory("quadratic-convergence")
     assert checked.parts[0].verdict.verdict is NO  # the order falls towards 1
     assert checked.verdict is not YES
