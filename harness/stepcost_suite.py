@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .methods import GgnSettings
 from .suite import Cell, Seeds, Suite
 from .trial import StepCostTrial, TrialResult
 
@@ -26,6 +27,13 @@ class StepCostSuite(Suite):
     def _each_method_once(self) -> "StepCostSuite":
         if len(self.methods) < 2:
             raise ValueError("methods: a step's cost is told beside another's, give at least two methods")
+        for method in self.methods:
+            # Timed steps leave the weights where they are, and a search gives up on a step that promises nothing.
+            if isinstance(method, GgnSettings) and method.search is not None:
+                raise ValueError(
+                    f"methods: what search '{method.search}' costs depends on where the training is: time it in a "
+                    "training suite, by the seconds to the target"
+                )
         return self
 
     def trial(self, cell: Cell, seed: int) -> StepCostTrial:

@@ -59,8 +59,12 @@ class Trial(Frozen):
         raise NotImplementedError
 
     def flat(self) -> dict[str, Any]:
-        """The configuration with dotted keys: ``problem.width``, ``method.lr``, …"""
-        return _flatten(self.model_dump(mode="json"))
+        """The configuration with dotted keys: ``problem.width``, ``method.lr``, …; of methods, what they are told by."""
+        dumped = self.model_dump(mode="json")
+        if "method" in dumped:
+            told = self.method.identity()  # type: ignore[attr-defined]
+            dumped["method"] = {key: value for key, value in dumped["method"].items() if key in told}
+        return _flatten(dumped)
 
 
 class TrainingTrial(Trial):

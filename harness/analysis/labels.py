@@ -87,8 +87,9 @@ def name(method: MethodConfig) -> str:
 
 
 def settings(method: MethodConfig) -> str:
-    """All settings of a method."""
-    return _listed(method.settings)
+    """All settings of a method that its identity rests on: what is switched off needs no telling."""
+    identity = method.identity()
+    return _listed({key: value for key, value in method.settings.items() if key in identity})
 
 
 def _model_facts(problem: ProblemConfig) -> dict[str, Any]:
