@@ -26,7 +26,7 @@ from .environment import environment, peak_memory_mib
 from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
 from .methods import GgnSettings, MethodConfig, make_method, with_rate
 from .problems import Problem, Split
-from .training import data_record, prepare
+from .training import data_record, parameter_count, prepare
 from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
 
 __all__ = ["measure_steps", "step_error"]
@@ -57,6 +57,7 @@ def measure_steps(trial: StepCostTrial) -> TrialResult:
         reason="" if exact else f"GGN's step differs from the dense float64 solve by {error:.1e}, allowed {bound:g}",
         costs=_costs(trial, problem, memory, error) if exact else None,
         data=data_record(trial, problem),
+        parameters=parameter_count(problem.model()),
         wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),

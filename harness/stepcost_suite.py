@@ -17,11 +17,14 @@ class StepCostSuite(Suite):
 
     Attributes:
         rounds: Turns of each method in a process.
+        margin: How many times a rival's step the first method's may take and still count as near it: the report tells
+            from which width or batch size on it does. No part of a trial.
     """
 
     measure: Literal["step_cost"] = "step_cost"
     seeds: Seeds = (0,)
     rounds: Annotated[int, Field(ge=30)] = 40  # fewer pairs make intervals that mean little
+    margin: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.25
 
     @model_validator(mode="after")
     def _each_method_once(self) -> "StepCostSuite":

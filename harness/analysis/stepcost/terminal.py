@@ -11,6 +11,7 @@ from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
 from ..formats import interval, number
 from ..labels import Labels
+from .growth import crossovers
 from .summary import summaries
 
 __all__ = ["as_records", "print_tables"]
@@ -36,6 +37,12 @@ def print_tables(suite: StepCostSuite, found: Sequence[Costs], console: Console)
             number(summary.memory_mib[0] / summary.memory_mib[1]) if summary.memory_mib[1] else "–",
         )
     console.print(table)
+    for entry in crossovers(suite, found):
+        for rival, crossing in zip(rivals, entry.crossings, strict=True):
+            if crossing is not None:
+                place = f"{entry.axis.replace('_', ' ')} ({entry.rest})"
+                words = f"{ours} within {suite.margin:g} times {rival}, along {place}: {crossing.told(entry.axis)}"
+                console.print(words, highlight=False, soft_wrap=True)
 
 
 def as_records(suite: StepCostSuite, found: Sequence[Costs]) -> list[dict[str, Any]]:

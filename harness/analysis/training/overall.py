@@ -8,11 +8,11 @@ from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..aggregate import geometric_mean_ratio, performance_profile, probability_of_improvement
 from ..labels import Labels
-from ..scaling import MIN_SIZES, exponent
+from ..scaling import MIN_SIZES, Crossing, crossover, exponent
 from ..statistics import Interval
 from .summary import RATIO_KEYS, Comparison, by_seed, paired
 
-__all__ = ["FACTORS", "Overall", "Scaling", "overall", "profiles", "scalings"]
+__all__ = ["FACTORS", "Crossover", "Overall", "Scaling", "crossovers", "overall", "profiles", "scalings"]
 
 FACTORS = [1 + 0.02 * step for step in range(151)]  # 1 to 4
 
@@ -49,6 +49,22 @@ class Scaling(NamedTuple):
     method: str
     epochs: Interval
     seconds: Interval
+
+
+class Crossover(NamedTuple):
+    """Where along an axis GGN's seconds to the target are no more than a rival's.
+
+    Attributes:
+        axis: Its name.
+        rest: What else sets the cells apart.
+        pair: Both methods' labels.
+        crossing: Where.
+    """
+
+    axis: str
+    rest: str
+    pair: tuple[str, str]
+    crossing: Crossing
 
 
 def overall(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Overall]:
@@ -98,3 +114,20 @@ def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scal
             if not math.isnan(epochs.median):
                 fits.append(Scaling(axis, rest, method, epochs, seconds))
     return fits
+
+
+def crossovers(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Crossover]:
+    """One entry an axis with at least two sizes, a pair of methods, and a rest of the cell."""
+    label = Labels(suite)
+    crossed = []
+    for axis in label.numeric_axes(2):
+        lines: dict[tuple[str, tuple[str, str]], dict[float, tuple[list[float], list[float]]]] = {}
+        for item in found:
+            pair = label.method(item.ours.method), label.method(item.rival.method)
+            line = lines.setdefault((label.cell(item.ours.cell, without=(axis,)), pair), {})
+            seconds = [by_seed(suite, contender, "seconds_to_target") for contender in (item.ours, item.rival)]
+            line[label.value(item.ours.cell, axis)] = paired(*seconds)
+        for (rest, pair), line in lines.items():
+            if (crossing := crossover(line)) is not None:
+                crossed.append(Crossover(axis, rest, pair, crossing))
+    return crossed

@@ -12,7 +12,7 @@ from ..labels import Labels
 from ..page import embedded, provenance, provenance_notes, write_page
 from ..statistics import MIN_PAIRS
 from .figures import curve_figures
-from .overall import overall, scalings
+from .overall import crossovers, overall, scalings
 from .summary import Comparison, comparisons, rows
 
 __all__ = ["notes", "report_data", "write_report"]
@@ -81,6 +81,7 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
         "answers": _answers(found, label),
         "overall": overall(suite, found),
         "scalings": scalings(suite, contenders),
+        "crossovers": crossovers(suite, found),
         "measures": MEASURES,
         "settings": [
             {
