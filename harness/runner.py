@@ -65,7 +65,7 @@ class Runner:
         self.again = again
         self.waiting: dict[str, tuple[TrialResult, str]] = {}
         self._options = options or EngineOptions()
-        self._ran: dict[str, TrialResult] = {}  # ahead of being asked for
+        self._ran: dict[str, TrialResult] = {}  # in this run, or ahead of being asked for
         self._leave_alone_until = 0.0
         self._told: set[str] = set()
         self._engine: Engine
@@ -109,6 +109,8 @@ class Runner:
 
     def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
         if trial.id in self._ran:
+            if not self._engine.is_parallel:  # asked for twice: the search has chosen the settings as they were given
+                self.reporter.end(trial, role, self._ran[trial.id], reused=True)
             return self._ran[trial.id]
         known = self._known(trial)
         if known is not None:
@@ -119,6 +121,7 @@ class Runner:
         self.store.require_space()
         self.reporter.begin(trial, role)
         (result,) = self._engine.run_all([trial])
+        self._ran[trial.id] = result
         self._keep(result, role)
         return result
 

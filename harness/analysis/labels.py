@@ -51,6 +51,10 @@ class Labels:
         called = name(method) if len(alike) == 1 else method.name
         return " ".join([called, _listed(told)]).strip()
 
+    def variant(self, method: MethodConfig, settings: str) -> str:
+        """The method's label, with which of its settings are meant: "tuned", "default", or "" where there is one."""
+        return f"{self.method(method)}, {settings}" if settings else self.method(method)
+
     def numeric_axes(self, least: int) -> list[str]:
         """The axes of the sweep along which a number takes at least so many values."""
         axes = []

@@ -37,18 +37,20 @@ class Crossing(NamedTuple):
         """In words, such as "from width 812 [700, 950] on"."""
         axis = axis.replace("_", " ")
         size, low, high = self.at[:3]
+        end = " on" if self.side == "from" else ""
         if 0 < size < math.inf:
-            end = " on" if self.side == "from" else ""
             words = f"{self.side} {axis} {number(size)} [{self._end(low)}, {self._end(high)}]{end}"
         else:
-            if (size == 0) == (self.side == "from"):
+            holds = (size == 0) == (self.side == "from")
+            if holds:
                 words = f"at every measured {axis} ({self.smallest:g} to {self.largest:g})"
             elif self.side == "from":
                 words = f"beyond the measured range (> {self.largest:g})"
             else:
                 words = f"below the measured range (< {self.smallest:g})"
-            inner = [edge for edge in (low, high) if 0 < edge < math.inf]
-            words += f"; the interval reaches {axis} {number(inner[0])}" if inner else ""
+            for edge in (low, high):  # one of them at most lies within
+                if 0 < edge < math.inf:
+                    words += f"; perhaps {'only ' if holds else ''}{self.side} {number(edge)}{end}"
         return words + ("; crosses more than once" if self.repeated else "")
 
     def _end(self, size: float) -> str:

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,8 +288,8 @@ def test_damping_applied_twice_turns_a_verdict(
 ) -> None:
     honest = ggn_core.optimizer.GGN.__init__
 
-    def damped_twice(self: object, model: object, lr: float = 1.0, damping: float = 0.3) -> None:
-        honest(self, model, lr=lr, damping=2 * damping)  # type: ignore[arg-type]
+    def damped_twice(self: object, model: object, lr: float = 1.0, damping: float = 0.3, **others: Any) -> None:
+        honest(self, model, lr=lr, damping=2 * damping, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ggn_core.optimizer.GGN, "__init__", damped_twice)
     assert small_theory("ntk-link").verdict is NO

@@ -10,7 +10,7 @@ from ...trial import StepCosts
 from ..labels import Labels
 from ..scaling import MIN_SIZES, Crossing, crossover, exponent
 from ..statistics import Interval
-from .summary import pooled
+from .summary import CellSummary, pooled
 
 __all__ = ["AXES", "Crossover", "Growth", "crossovers", "growths", "parameters"]
 
@@ -40,11 +40,13 @@ class Crossover(NamedTuple):
         axis: "width" or "batch_size".
         rest: What else sets the cells apart.
         crossings: One a rival; None where fewer than two sizes have been timed.
+        noisy: Whether the machine was too noisy for a verdict in one of the cells.
     """
 
     axis: str
     rest: str
     crossings: list[Crossing | None]
+    noisy: bool
 
 
 def growths(suite: StepCostSuite, found: Sequence[Costs]) -> list[Growth]:
@@ -60,22 +62,23 @@ def growths(suite: StepCostSuite, found: Sequence[Costs]) -> list[Growth]:
     return fits
 
 
-def crossovers(suite: StepCostSuite, found: Sequence[Costs]) -> list[Crossover]:
+def crossovers(suite: StepCostSuite, cells: Sequence[CellSummary]) -> list[Crossover]:
     """One entry an axis with at least two sizes and a rest of the cell."""
-    return [
-        Crossover(
-            axis,
-            rest,
-            [
-                crossover(
-                    {s: (pooled(_measured(c), 0), pooled(_measured(c), i)) for s, c in line.items()}, suite.margin
-                )
-                for i in range(1, len(suite.methods))
-            ],
-        )
-        for axis, rest, line in _lines(suite, found, 2)
-        if axis in AXES
-    ]
+    noisy = {summary.costs.cell for summary in cells if summary.noisy}
+    crossed = []
+    for axis, rest, line in _lines(suite, [summary.costs for summary in cells], 2):
+        if axis in AXES:
+            steps = [
+                {size: pooled(_measured(costs), index) for size, costs in line.items()}
+                for index in range(len(suite.methods))
+            ]
+            ours, *rivals = steps
+            crossings = [
+                crossover({size: (ours[size], theirs[size]) for size in ours}, suite.margin) for theirs in rivals
+            ]
+            is_noisy = any(costs.cell in noisy for entries in line.values() for costs in entries)
+            crossed.append(Crossover(axis, rest, crossings, is_noisy))
+    return crossed
 
 
 def parameters(costs: Costs) -> int | None:

@@ -40,7 +40,7 @@ def report_data(suite: StepCostSuite, found: Sequence[Costs]) -> dict[str, Any]:
         "cells": [{"cell": label.cell(summary.costs.cell), "summary": summary} for summary in table],
         "answers": [_answer(label.method(rival), index, table) for index, rival in enumerate(suite.methods[1:])],
         "growths": growths(suite, found),
-        "crossovers": crossovers(suite, found),
+        "crossovers": crossovers(suite, table),
         "phases": list(dict.fromkeys(name for summary in table for name in summary.phases)),
         "least_effect": LEAST_EFFECT,
         "troubles": [

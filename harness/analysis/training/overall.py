@@ -14,6 +14,9 @@ from .summary import RATIO_KEYS, Comparison, by_seed, paired
 
 __all__ = ["FACTORS", "Crossover", "Overall", "Scaling", "crossovers", "overall", "profiles", "scalings"]
 
+# What the number of parameters stands for where it is the axis.
+SHAPE = ("width", "depth")
+
 FACTORS = [1 + 0.02 * step for step in range(151)]  # 1 to 4
 
 
@@ -37,7 +40,7 @@ class Scaling(NamedTuple):
     """How a method's cost grows along an axis.
 
     Attributes:
-        axis: Its name.
+        axis: Its name, or "parameters" for the number of the model's parameters.
         rest: What else sets the cells apart.
         method: The method's label.
         epochs: Exponent of epochs to the target.
@@ -100,12 +103,17 @@ def profiles(suite: TrainingSuite, contenders: Sequence[Contender], key: str) ->
 def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scaling]:
     """One entry an axis with at least three sizes, a method, and a rest of the cell."""
     label = Labels(suite)
+    axes: list[tuple[str, tuple[str, ...]]] = [(axis, (axis,)) for axis in label.numeric_axes(MIN_SIZES)]
+    if any(axis in SHAPE for axis, _ in axes):
+        axes.append(("parameters", SHAPE))
     fits = []
-    for axis in label.numeric_axes(MIN_SIZES):
+    for axis, without in axes:
         lines: dict[tuple[str, str], dict[float, Contender]] = {}
         for contender in contenders:
-            line = label.cell(contender.cell, without=(axis,)), label.method(contender.method)
-            lines.setdefault(line, {})[label.value(contender.cell, axis)] = contender
+            size = _parameters(contender) if axis == "parameters" else label.value(contender.cell, axis)
+            if size is not None:
+                line = label.cell(contender.cell, without), label.method(contender.method)
+                lines.setdefault(line, {})[size] = contender
         for (rest, method), line_of in lines.items():
             epochs, seconds = (
                 exponent({size: list(by_seed(suite, c, key).values()) for size, c in line_of.items()})
@@ -114,6 +122,11 @@ def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scal
             if not math.isnan(epochs.median):
                 fits.append(Scaling(axis, rest, method, epochs, seconds))
     return fits
+
+
+def _parameters(contender: Contender) -> float | None:
+    """How many parameters the model has; None where no result tells."""
+    return next((r.parameters for r in contender.evaluations if r.parameters is not None), None)
 
 
 def crossovers(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Crossover]:

@@ -132,7 +132,7 @@ def test_exponents_of_a_planted_growth() -> None:
 
 
 def test_the_crossover_of_a_planted_growth(tmp_path: Path) -> None:
-    found = {(x.axis, x.rest): x.crossings[0] for x in crossovers(GROWING, _growing())}
+    found = {(x.axis, x.rest): x.crossings[0] for x in crossovers(GROWING, summaries(GROWING, _growing()))}
     for batch in (8, 16):  # 12 batch^½ width^-½ = 1.5
         crossing = found["width", f"batch size {batch}"]
         assert crossing is not None
