@@ -44,9 +44,9 @@ def sensitivity_figures(suite: TrainingSuite, contenders: Sequence[Contender], f
     for index, (problem, found) in enumerate(by_problem.items()):
         figure = _panels(suite, found, label)
         on = f" on {problem}" if len(by_problem) > 1 else ""
-        drawn[
-            f"Training loss over the searched settings{on}, over each method's best: medians and range over cells"
-        ] = saved(figure, folder / f"sensitivity_{index}")
+        drawn[f"Training loss of the searched settings{on}, over each method's best: medians and range over cells"] = (
+            saved(figure, folder / f"sensitivity_{index}")
+        )
     return drawn
 
 
