@@ -28,6 +28,7 @@ from harness.methods import AdamSettings, GgnSettings
 from harness.sweep import Obtain
 from harness.theory import measure_theory
 from harness.theory_suite import TheorySuite
+from harness.training_suite import TrainingSuite
 from harness.trial import (
     AnyTrial,
     Curve,
@@ -320,6 +321,20 @@ def test_the_shipped_claims_are_whole() -> None:
 
 
 ADAM_TWICE = (AdamSettings(), AdamSettings())  # in place of SGD and Adam: only the name tells them apart
+
+
+def test_what_only_the_suites_page_shows_makes_no_other_claim() -> None:
+    claims = load_claims(["faster-than-sgd", "minor-overhead"])
+    suites = suites_of(claims, full=False)
+    quickstart, step_cost = suites["quickstart"], suites["step_cost"]
+    assert isinstance(quickstart, TrainingSuite)
+    assert quickstart.tuning is not None
+    tuning = quickstart.tuning.model_copy(update={"defaults": True})
+    shown = suites | {
+        "quickstart": quickstart.model_copy(update={"tuning": tuning}),
+        "step_cost": step_cost.model_copy(update={"margin": 3.0}),
+    }
+    assert [fingerprint(claim, shown) for claim in claims] == [fingerprint(claim, suites) for claim in claims]
 
 
 def test_a_fingerprint_covers_margin_target_and_names(tmp_path: Path) -> None:
