@@ -21,6 +21,8 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
 
 def short(value: Any) -> str:
     """A setting's value as people write it."""
+    if value is None:
+        return "none"
     if isinstance(value, float):
         return f"{value:g}"
     return f"[{', '.join(map(short, value))}]" if isinstance(value, tuple) else str(value)

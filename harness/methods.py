@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
-from ggn_core import GGN
+from ggn_core import GGN, Armijo, LevenbergMarquardt
 
 from .errors import UserError
 from .frozen import Frozen
@@ -21,6 +21,7 @@ __all__ = [
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Method(Protocol):
@@ -31,7 +32,15 @@ class Method(Protocol):
 
 
 class _Settings(Frozen):
-    """What every built-in method has."""
+    """What every built-in method has.
+
+    Attributes:
+        name: The method's.
+    """
+
+    # Settings that a suite need not know of: told and hashed only where they differ from their default, so that a
+    # trial that does without them is the trial that it was before they could be given.
+    EXTRAS: ClassVar[frozenset[str]] = frozenset()
 
     name: str
 
@@ -47,32 +56,81 @@ class _Settings(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """What tells this configuration from others: equal identities mean equal methods."""
-        return self.model_dump(mode="json")
+        fields = type(self).model_fields
+        unset = {key for key in self.EXTRAS if getattr(self, key) == fields[key].default}
+        return self.model_dump(mode="json", exclude=unset)
 
 
 class GgnSettings(_Settings):
-    """Gram-Gauss-Newton. The paper's λ is 1/lr and its α is damping/lr."""
+    """Gram-Gauss-Newton. The paper's λ is 1/lr and its α is damping/lr.
+
+    Each setting is that of ``ggn_core.GGN``, with its default.
+
+    Attributes:
+        lr: Step length; 1 is the full Gauss-Newton step.
+        damping: Added to the Gram matrix's diagonal: to sums over the batch, not to means.
+        momentum: SPRING's, in [0, 1).
+        weight_decay: Decoupled, as AdamW's: a step also multiplies the weights by 1 − lr · weight_decay.
+        max_step_norm: Longest step ‖lr Δ‖, weight decay apart; null for no limit.
+        solver: "cholesky" assembles the Gram matrix, "cg" only multiplies by it, "auto" chooses by size.
+        search: What decides about a step's length, damping and acceptance: "armijo", "levenberg_marquardt", each with
+            the library's own constants, or null: every step is taken in full.
+    """
+
+    EXTRAS: ClassVar[frozenset[str]] = frozenset({"momentum", "weight_decay", "max_step_norm", "solver", "search"})
 
     name: Literal["ggn"] = "ggn"
     lr: Positive = 1.0
     damping: NonNegative = 0.3
+    momentum: Fraction = 0.0
+    weight_decay: NonNegative = 0.0
+    max_step_norm: Positive | None = None
+    solver: Literal["auto", "cholesky", "cg"] = "auto"
+    search: Literal["armijo", "levenberg_marquardt"] | None = None
+
+    @model_validator(mode="after")
+    def _damped_where_needed(self) -> Self:
+        if self.damping == 0 and self.search == "levenberg_marquardt":
+            raise ValueError("search 'levenberg_marquardt' multiplies the damping, which must be above 0")
+        if self.damping == 0 and self.solver == "cg":
+            raise ValueError("solver 'cg' needs a damping above 0")
+        return self
 
 
 class SgdSettings(_Settings):
-    """Stochastic gradient descent on the mean squared error, with Polyak momentum."""
+    """Stochastic gradient descent on the mean squared error, with Polyak momentum: ``torch.optim.SGD``.
+
+    Attributes:
+        lr: Learning rate.
+        momentum: In [0, 1).
+        weight_decay: Times the weights, added to the gradient before momentum.
+    """
+
+    EXTRAS: ClassVar[frozenset[str]] = frozenset({"weight_decay"})
 
     name: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
 
 
 class AdamSettings(_Settings):
-    """Adam on the mean squared error."""
+    """Adam on the mean squared error: ``torch.optim.Adam``, or ``AdamW`` where weights decay.
+
+    Attributes:
+        lr: Learning rate.
+        beta1: Of the running mean of gradients, in [0, 1).
+        beta2: Of the running mean of their squares, in [0, 1).
+        weight_decay: Decoupled, as GGN's: a step also multiplies the weights by 1 − lr · weight_decay.
+    """
+
+    EXTRAS: ClassVar[frozenset[str]] = frozenset({"weight_decay"})
 
     name: Literal["adam"] = "adam"
     lr: Positive = 0.001
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    weight_decay: NonNegative = 0.0
 
 
 def _kind(value: Any) -> str:
@@ -90,10 +148,25 @@ MethodConfig = Annotated[
 ]
 
 
+SEARCHES: dict[str, type[Armijo] | type[LevenbergMarquardt]] = {
+    "armijo": Armijo,
+    "levenberg_marquardt": LevenbergMarquardt,
+}
+
+
 class _GaussNewton:
     def __init__(self, model: nn.Module, settings: GgnSettings):
         self.model = model
-        self.optimizer = GGN(model, lr=settings.lr, damping=settings.damping)
+        self.optimizer = GGN(
+            model,
+            lr=settings.lr,
+            damping=settings.damping,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            max_step_norm=settings.max_step_norm,
+            solver=settings.solver,
+            search=None if settings.search is None else SEARCHES[settings.search](),
+        )
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.step(lambda: self.model(inputs) - targets)
@@ -130,13 +203,26 @@ class _ClosureDriven:
 
 
 def _sgd(model: nn.Module, settings: SgdSettings) -> Method:
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
     return _FirstOrder(model, optimizer)
 
 
 def _adam(model: nn.Module, settings: AdamSettings) -> Method:
-    betas = (settings.beta1, settings.beta2)
-    return _FirstOrder(model, torch.optim.Adam(model.parameters(), lr=settings.lr, betas=betas, fused=True))
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        decoupled_weight_decay=True,
+        fused=True,
+    )
+    return _FirstOrder(model, optimizer)
 
 
 # Name -> settings model and factory.

@@ -71,7 +71,7 @@ class Runner:
         self.waiting: dict[str, tuple[TrialResult, str]] = {}
         self.without_model: set[str] = set()
         self._options = options or EngineOptions()
-        self._ran: dict[str, TrialResult] = {}  # ahead of being asked for
+        self._ran: dict[str, TrialResult] = {}  # in this run, or ahead of being asked for
         self._untagged: list[TrialResult] = []  # recorded before, without the claims that they serve now
         self._leave_alone_until = 0.0
         self._told: set[str] = set()
@@ -117,6 +117,8 @@ class Runner:
 
     def _obtain(self, trial: AnyTrial, role: str) -> TrialResult:
         if trial.id in self._ran:
+            if not self._engine.is_parallel:  # asked for twice: the search has chosen the settings as they were given
+                self.reporter.end(trial, role, self._ran[trial.id], reused=True)
             return self._ran[trial.id]
         known = self._known(trial, role)
         if known is not None:
@@ -126,6 +128,7 @@ class Runner:
         self.store.require_space()
         self.reporter.begin(trial, role)
         (result,) = self._engine.run_all([trial], {trial.id} if self._keeps_model(trial, role) else ())
+        self._ran[trial.id] = result
         self._keep(result, role)
         return result
 

@@ -51,7 +51,7 @@ class TrainingStudy:
         self.contenders = sweep(self.suite, obtain)
 
     def results(self) -> list[TrialResult]:
-        return [result for contender in self.contenders for result in contender.evaluations]
+        return [result for contender in self.contenders for result in (*contender.evaluations, *contender.untuned)]
 
     def notes(self) -> list[str]:
         from .analysis.training.report import notes

@@ -154,7 +154,7 @@ def _expanded(raw: Mapping[str, Any], path: Path, default_threads: int) -> dict[
             combination
             for entry in _method_entries(raw["methods"], path)
             for combination in (
-                _own_combinations(entry, OWN_METHODS, path, _searched(raw).get(entry["name"]))
+                _own_combinations(entry, OWN_METHODS, path, _searched(raw).get(entry["name"]), _also_untuned(raw))
                 if _is_own_method(entry["name"])
                 else _combinations(entry, METHODS, "method", path)
             )
@@ -227,7 +227,9 @@ def _is_own_method(name: Any) -> bool:
     return isinstance(name, str) and name not in METHODS and (":" in name or name in registered(OWN_METHODS))
 
 
-def _own_combinations(entry: dict[str, Any], group: str, path: Path, searched: Any = None) -> Iterator[dict[str, Any]]:
+def _own_combinations(
+    entry: dict[str, Any], group: str, path: Path, searched: Any = None, also_untuned: bool = False
+) -> Iterator[dict[str, Any]]:
     """The user's own code with each combination of its settings; ``searched`` ones will be given besides."""
     name = entry["name"]
     axes = {str(key): _axis(value, f"{name}.{key}", path) for key, value in entry.items() if key != "name"}
@@ -238,9 +240,12 @@ def _own_combinations(entry: dict[str, Any], group: str, path: Path, searched: A
             checked_settings(place, group, dict(zip(axes, values, strict=True)))
             for values in itertools.product(*axes.values())
         ]
-        missing = missing_settings(place, group, {*axes, *later})
+        missing = missing_settings(place, group, {*axes, *(() if also_untuned else later)})
         if missing:
-            raise UserError(f"'{name}': needs a value for {' and '.join(missing)}")
+            why = (
+                " under methods, to be evaluated without its search (tuning.defaults)" if later and also_untuned else ""
+            )
+            raise UserError(f"'{name}': needs a value for {' and '.join(missing)}{why}")
     for settings in combinations:
         yield {**settings, "name": name, "plugin": place}
 
@@ -250,6 +255,11 @@ def _searched(raw: Mapping[str, Any]) -> dict[Any, Any]:
     tuning = raw.get("tuning")
     spaces = tuning.get("spaces") if isinstance(tuning, dict) else None
     return spaces if isinstance(spaces, dict) else {}
+
+
+def _also_untuned(raw: Mapping[str, Any]) -> bool:
+    """Whether the methods that are searched are evaluated without what the search gives, too."""
+    return bool(_searched(raw)) and bool(raw["tuning"].get("defaults"))
 
 
 def _checked_spaces(spaces: dict[Any, Any], path: Path) -> dict[Any, Any]:

@@ -38,6 +38,8 @@ class Contender:
         candidates: The settings that were searched, as judged; empty if nothing was.
         settings: The settings it was evaluated with; None while the search is incomplete.
         evaluations: One result a seed, in the order of the suite's seeds; missing ones are left out.
+        untuned: Likewise with the settings as the suite gives them; empty where nothing was searched, or where the
+            suite does not ask for it.
     """
 
     cell: Cell
@@ -45,6 +47,7 @@ class Contender:
     candidates: list[Candidate] = field(default_factory=list)
     settings: MethodConfig | None = None
     evaluations: list[TrialResult] = field(default_factory=list)
+    untuned: list[TrialResult] = field(default_factory=list)
 
 
 @dataclass
@@ -124,6 +127,10 @@ def sweep(suite: TrainingSuite, obtain: Obtain) -> list[Contender]:
                     result = obtain(suite.trial(cell, rival.settings, seed), EVALUATION)
                     if result is not None:
                         rival.evaluations.append(result)
+                if suite.compares_untuned(rival.method):
+                    result = obtain(suite.trial(cell, rival.method, seed), EVALUATION)
+                    if result is not None:
+                        rival.untuned.append(result)
         contenders += rivals
     return contenders
 

@@ -16,7 +16,7 @@ from .methods import Method, make_method
 from .problems import Problem, make_problem
 from .trial import Curve, DataRecord, Outcome, TrainingTrial, Trial, TrialResult
 
-__all__ = ["data_record", "prepare", "train"]
+__all__ = ["data_record", "parameter_count", "prepare", "train"]
 
 EXPLODED = 1e6  # a training loss this many times the initial one counts as diverged
 WARM_UP_STEPS = 3
@@ -46,6 +46,7 @@ def train(trial: TrainingTrial, keep: Callable[[nn.Module], None] | None = None)
         reason=reason,
         curve=curve,
         data=data_record(trial, problem),
+        parameters=parameter_count(model),
         first_step_seconds=first_step_seconds,
         wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
@@ -82,6 +83,11 @@ def data_record(trial: Trial, problem: Problem) -> DataRecord:
         inputs=problem.train.inputs[0].numel(),
         target=problem.target,
     )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers the model trains."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _train(trial: TrainingTrial, problem: Problem, model: nn.Module) -> tuple[Curve, Outcome, str]:

@@ -25,11 +25,14 @@ class Tuning(Frozen):
         seeds: Seeds to judge candidates on; none of them may be an evaluation seed.
         budget: Of each tuning trial.
         spaces: For each method, lists of values; the candidates are their combinations.
+        defaults: Whether the untuned settings, those that stand under ``methods``, are evaluated as well, on the same
+            seeds: what was not given there is at the method's default.
     """
 
     seeds: Seeds
     budget: Budget = Budget()
     spaces: dict[str, dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]]]
+    defaults: bool = False
 
     def candidates(self, method: str) -> list[dict[str, Any]]:
         space = self.spaces[method]
@@ -104,6 +107,10 @@ class TrainingSuite(Suite):
     def is_tuned(self, method: MethodConfig) -> bool:
         return self.tuning is not None and method.name in self.tuning.spaces
 
+    def compares_untuned(self, method: MethodConfig) -> bool:
+        """Whether the method is evaluated with its untuned settings beside the searched ones."""
+        return self.tuning is not None and self.tuning.defaults and self.is_tuned(method)
+
     def candidates(self, method: MethodConfig) -> list[MethodConfig]:
         """Settings to choose from: the method's own, with the searched ones replaced."""
         if self.tuning is None or not self.is_tuned(method):
@@ -125,7 +132,8 @@ class TrainingSuite(Suite):
         """How many trials the suite stands for, tuning included."""
         tuned = sum(len(self.candidates(m)) for m in self.methods if self.is_tuned(m))
         tuning_seeds = len(self.tuning.seeds) if self.tuning is not None else 0
-        return len(self.cells()) * (tuned * tuning_seeds + len(self.methods) * len(self.seeds))
+        evaluated = len(self.methods) + sum(map(self.compares_untuned, self.methods))
+        return len(self.cells()) * (tuned * tuning_seeds + evaluated * len(self.seeds))
 
     def with_parts(self, changes: dict[str, Any]) -> Self:
         methods = changes.get("methods", self.methods)

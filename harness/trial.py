@@ -59,8 +59,12 @@ class Trial(Frozen):
         raise NotImplementedError
 
     def flat(self) -> dict[str, Any]:
-        """The configuration with dotted keys: ``problem.width``, ``method.lr``, …"""
-        return _flatten(self.model_dump(mode="json"))
+        """The configuration with dotted keys: ``problem.width``, ``method.lr``, …; of a method, what it is told by."""
+        dumped = self.model_dump(mode="json")
+        if "method" in dumped:
+            told = self.method.identity()  # type: ignore[attr-defined]
+            dumped["method"] = {key: value for key, value in dumped["method"].items() if key in told}
+        return _flatten(dumped)
 
 
 class TrainingTrial(Trial):
@@ -235,6 +239,7 @@ class TrialResult(Frozen):
         costs: Of a step-cost trial that completed.
         theory: Of a theory trial that completed.
         data: The data set; None if the trial did not get as far as loading it.
+        parameters: How many numbers the model trains; None where nothing counted them.
         first_step_seconds: The first step of a fresh model and method, which pays for warm-up; not in the curve.
         wall_seconds: The whole trial, evaluation included.
         peak_memory_mib: Of the trial's process; None where it could not be read.
@@ -249,6 +254,7 @@ class TrialResult(Frozen):
     costs: StepCosts | None = None
     theory: TheoryRecord | None = None
     data: DataRecord | None = None
+    parameters: int | None = None
     first_step_seconds: float | None = None
     wall_seconds: float = 0.0
     peak_memory_mib: float | None = None

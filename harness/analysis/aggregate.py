@@ -12,7 +12,7 @@ import numpy as np
 
 from .statistics import CONFIDENCE, FloatArray, Interval
 
-__all__ = ["geometric_mean_ratio", "performance_profile", "probability_of_improvement"]
+__all__ = ["geometric_mean_ratio", "log_ratios", "medians", "performance_profile", "probability_of_improvement"]
 
 RESAMPLES = 4_000
 
@@ -39,8 +39,8 @@ def geometric_mean_ratio(cells: Sequence[Pairs]) -> Interval:
     Returns:
         Estimate and 95% bootstrap interval over seeds, drawn anew within each cell; the size is the number of pairs.
     """
-    logs = [values for ours, rivals in cells if len(values := _log_ratios(ours, rivals))]
-    found = _resampled(logs, _median)
+    logs = [values for ours, rivals in cells if len(values := log_ratios(ours, rivals))]
+    found = _resampled(logs, medians)
     return Interval(_exp(found.median), _exp(found.low), _exp(found.high), found.size)
 
 
@@ -61,16 +61,25 @@ def performance_profile(methods: Mapping[str, Sequence[float]], factors: Sequenc
     }
 
 
-def _wins(ours: Sequence[float], rivals: Sequence[float]) -> FloatArray:
-    a, b = np.asarray(ours, dtype=float), np.asarray(rivals, dtype=float)
-    return np.where(a < b, 1.0, np.where(a == b, 0.5, 0.0))
-
-
-def _log_ratios(ours: Sequence[float], rivals: Sequence[float]) -> FloatArray:
+def log_ratios(ours: Sequence[float], rivals: Sequence[float]) -> FloatArray:
+    """Of pairs, ours over the rival's; infinite where one of them missed, and left out where both did."""
     a, b = np.asarray(ours, dtype=float), np.asarray(rivals, dtype=float)
     said = np.isfinite(a) | np.isfinite(b)
     with np.errstate(divide="ignore"):
         return np.where(a[said] == b[said], 0.0, np.log(a[said]) - np.log(b[said]))
+
+
+def medians(draws: FloatArray) -> FloatArray:
+    """Along the last axis; the mean of the two middles, or the infinite one of them."""
+    ordered = np.sort(draws, axis=-1)
+    count = ordered.shape[-1]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)
+
+
+def _wins(ours: Sequence[float], rivals: Sequence[float]) -> FloatArray:
+    a, b = np.asarray(ours, dtype=float), np.asarray(rivals, dtype=float)
+    return np.where(a < b, 1.0, np.where(a == b, 0.5, 0.0))
 
 
 def _resampled(cells: Sequence[FloatArray], estimate: Callable[[FloatArray], FloatArray]) -> Interval:
@@ -95,14 +104,6 @@ def _resampled(cells: Sequence[FloatArray], estimate: Callable[[FloatArray], Flo
 
 def _mean(draws: FloatArray) -> FloatArray:
     return np.asarray(draws.mean(-1))
-
-
-def _median(draws: FloatArray) -> FloatArray:
-    """Along the last axis; the mean of the two middles, or the infinite one of them."""
-    ordered = np.sort(draws, axis=-1)
-    count = ordered.shape[-1]
-    with np.errstate(invalid="ignore"):
-        return np.asarray((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)
 
 
 def _exp(value: float) -> float:

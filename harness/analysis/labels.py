@@ -51,6 +51,10 @@ class Labels:
         called = name(method) if len(alike) == 1 else method.name
         return " ".join([called, _listed(told)]).strip()
 
+    def variant(self, method: MethodConfig, settings: str) -> str:
+        """The method's label, with which of its settings are meant: "tuned", "default", or "" where there is one."""
+        return f"{self.method(method)}, {settings}" if settings else self.method(method)
+
     def numeric_axes(self, least: int) -> list[str]:
         """The axes of the sweep along which a number takes at least so many values."""
         axes = []
@@ -87,8 +91,9 @@ def name(method: MethodConfig) -> str:
 
 
 def settings(method: MethodConfig) -> str:
-    """All settings of a method."""
-    return _listed(method.settings)
+    """All settings of a method that its identity rests on: what is switched off needs no telling."""
+    identity = method.identity()
+    return _listed({key: value for key, value in method.settings.items() if key in identity})
 
 
 def _model_facts(problem: ProblemConfig) -> dict[str, Any]:

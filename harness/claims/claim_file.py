@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError, unknown_name
+from ..stepcost_suite import StepCostSuite
 from ..suite import Suite
 from ..suite_file import SUITES, load_suite, read_mapping, shipped_suites
+from ..training_suite import Tuning
 from .claim import Claim
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["CLAIMS", "fingerprint", "load_claims", "suites_of"]
 
 CLAIMS = SUITES / "claims"
+
+# No verdict rests on these: the trials with untuned settings, and the ratio up to which a step counts as near.
+ONLY_SHOWN = {(Tuning, "defaults"), (StepCostSuite, "margin")}
 
 
 def load_claims(names: Sequence[str] = (), folder: Path = CLAIMS) -> list[Claim]:
@@ -48,7 +53,8 @@ def suites_of(claims: Iterable[Claim], full: bool) -> dict[str, Suite]:
 def fingerprint(claim: Claim, suites: dict[str, Suite]) -> str:
     """Digest of all that a verdict depends on besides the samples: the claim, and the suites with their targets.
 
-    What stands at its default is left out, so that a new setting of a method does not make other claims of old ones.
+    What stands at its default is left out, so that a new setting of a method does not make other claims of old ones;
+    and so is what only the suite's own page shows.
     """
     content = {"claim": _told(claim), "suites": {name: _told(suites[name]) for name in claim.suites()}}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -62,7 +68,8 @@ def _told(value: Any) -> Any:
         return {
             key: _told(getattr(value, key))
             for key, field in fields.items()
-            if key == "name" or getattr(value, key) != field.get_default(call_default_factory=True)
+            if (key == "name" or getattr(value, key) != field.get_default(call_default_factory=True))
+            and (type(value), key) not in ONLY_SHOWN
         }
     if isinstance(value, list | tuple):
         return [_told(entry) for entry in value]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from ..analysis.sensitivity import spread
 from ..analysis.statistics import Interval, clustered_median, median_interval
 from ..analysis.stepcost.summary import summaries
 from ..analysis.theory import summary as theory
@@ -268,7 +269,7 @@ class DampingSpread(_Grid):
         spreads = []
         for grid in self._losses(study).values():
             row = [loss for (lam, _), loss in grid.items() if lam == self.regularization]
-            spreads.append(max(row) / min(row) if row and math.isfinite(min(row)) else math.inf)
+            spreads.append(spread(row))
         return _estimate(median_interval(spreads))
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tables import tables, tables_of_markdown
@@ -29,6 +30,7 @@ from harness.methods import AdamSettings, GgnSettings
 from harness.sweep import Obtain
 from harness.theory import measure_theory
 from harness.theory_suite import TheorySuite
+from harness.training_suite import TrainingSuite
 from harness.trial import (
     AnyTrial,
     Curve,
@@ -289,8 +291,8 @@ def test_damping_applied_twice_turns_a_verdict(
 ) -> None:
     honest = ggn_core.optimizer.GGN.__init__
 
-    def damped_twice(self: object, model: object, lr: float = 1.0, damping: float = 0.3) -> None:
-        honest(self, model, lr=lr, damping=2 * damping)  # type: ignore[arg-type]
+    def damped_twice(self: object, model: object, lr: float = 1.0, damping: float = 0.3, **others: Any) -> None:
+        honest(self, model, lr=lr, damping=2 * damping, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ggn_core.optimizer.GGN, "__init__", damped_twice)
     assert small_theory("ntk-link").verdict is NO
@@ -322,6 +324,20 @@ def test_the_shipped_claims_are_whole() -> None:
 
 
 ADAM_TWICE = (AdamSettings(), AdamSettings())  # in place of SGD and Adam: only the name tells them apart
+
+
+def test_what_only_the_suites_page_shows_makes_no_other_claim() -> None:
+    claims = load_claims(["faster-than-sgd", "minor-overhead"])
+    suites = suites_of(claims, full=False)
+    quickstart, step_cost = suites["quickstart"], suites["step_cost"]
+    assert isinstance(quickstart, TrainingSuite)
+    assert quickstart.tuning is not None
+    tuning = quickstart.tuning.model_copy(update={"defaults": True})
+    shown = suites | {
+        "quickstart": quickstart.model_copy(update={"tuning": tuning}),
+        "step_cost": step_cost.model_copy(update={"margin": 3.0}),
+    }
+    assert [fingerprint(claim, shown) for claim in claims] == [fingerprint(claim, suites) for claim in claims]
 
 
 def test_a_fingerprint_covers_margin_target_and_names(tmp_path: Path) -> None:

@@ -257,6 +257,13 @@ def test_a_model_of_ones_own(folder: Path) -> None:
     assert train(trials[0]).outcome is Outcome.COMPLETED
 
 
+def test_without_its_search_a_method_needs_its_settings(folder: Path) -> None:
+    search = "{seeds: [9], spaces: {own:sgd: {lr: [1e-2, 1e-1]}}}"
+    assert _suite(folder, f"{{own:sgd: {{}}}}\ntuning: {search}").size() == 2 + 1
+    with pytest.raises(UserError, match=r"'own:sgd': needs a value for lr under methods.*tuning\.defaults"):
+        _suite(folder, f"{{own:sgd: {{}}}}\ntuning: {search.replace('spaces', 'defaults: true, spaces')}")
+
+
 @pytest.mark.parametrize(
     ("methods", "words"),
     [

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli import main
-
 from harness.trial import TrialResult
 
 SUITE = """\
@@ -147,6 +146,15 @@ def test_a_larger_suite_runs_only_what_is_new(copy: Path) -> None:
     (copy / "tiny.yaml").write_text(SUITE.replace("seeds: 2", "seeds: 3"))
     more = ggn("run", "tiny.yaml")
     assert f"{TRIALS} of {TRIALS + 4} trials were there already" in more.stdout
+
+
+def test_settings_that_the_search_leaves_as_they_were_are_evaluated_once(copy: Path) -> None:
+    changes = ("tuning.spaces={ggn: {lr: [1.0]}, sgd: {lr: [0.01]}}", "tuning.defaults=true")
+    again = ggn("run", "tiny.yaml", "--again", "all", *(word for change in changes for word in ("--set", change)))
+    assert again.returncode == 0, again.stdout + again.stderr
+    # Of 2 widths × 2 methods × (1 candidate + 2 tuned + 2 untuned), the untuned ones are the tuned ones.
+    assert "8 of 20 trials were there already" in again.stdout
+    assert "GGN, default" in (copy / "reports" / "tiny" / "index.html").read_text()
 
 
 def test_results_of_other_code_are_told_and_computed_again_when_asked(copy: Path) -> None:

@@ -1,6 +1,7 @@
 """Step costs: wrong steps are refused, clocks are read in turns, and what is timed is what is said."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -48,9 +49,27 @@ def test_without_ggn_there_is_nothing_to_check() -> None:
     assert costs.phases == {}
 
 
+def test_an_iterative_step_is_checked_as_it_is_solved_and_has_no_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    solvers = []
+
+    class Watched(GGN):
+        def __init__(self, model: torch.nn.Module, **settings: Any):
+            solvers.append(settings["solver"])
+            super().__init__(model, **settings)
+
+    monkeypatch.setattr(harness.stepcost, "GGN", Watched)
+    trial = _trial(methods=({"name": "ggn", "solver": "cg"}, {"name": "sgd"}), dtype="float64")
+    costs = measure_steps(trial).costs
+    assert solvers == ["cg"]
+    assert costs is not None
+    assert costs.phases == {}
+    assert costs.step_error is not None
+    assert costs.step_error < 1e-4
+
+
 class _DampedTwice(GGN):
-    def __init__(self, model: torch.nn.Module, lr: float, damping: float):
-        super().__init__(model, lr, 2 * damping)
+    def __init__(self, model: torch.nn.Module, lr: float, damping: float, **settings: Any):
+        super().__init__(model, lr, 2 * damping, **settings)
 
 
 def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,13 @@ def test_methods_can_be_written_in_three_ways(tmp_path: Path, methods: str) -> N
     assert [m.name for m in suite.methods] == ["ggn", "adam"]
 
 
+def test_all_settings_of_the_optimizer_are_axes(tmp_path: Path) -> None:
+    settings = "{momentum: [0, 0.9], search: [null, armijo], max_step_norm: 2, weight_decay: 1e-4, solver: cholesky}"
+    ggn = [m for m in _load(tmp_path, GOOD.replace("{lr: [0.5, 1.0]}", settings)).methods if m.name == "ggn"]
+    assert [(m.momentum, m.search) for m in ggn] == [(0, None), (0, "armijo"), (0.9, None), (0.9, "armijo")]
+    assert {(m.max_step_norm, m.weight_decay, m.solver) for m in ggn} == {(2.0, 1e-4, "cholesky")}
+
+
 def test_a_table_of_ones_own_is_found_beside_the_suite(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("a,b,y\n1,x,2\n3,y,4\n")
     problem = "{name: csv, path: own.csv, target: y, categorical: [b], width: 8}"
@@ -109,7 +116,15 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
         ("seeds: 2", "seeds: []", ["seeds"]),
         ("seeds: 2", "seeds: [-1]", ["seeds"]),
         ("[0.5, 1.0]", "-1", ["ggn.lr", "greater than 0"]),
-        ("lr: [0.5, 1.0]", "rate: 1", ["method 'ggn'", "unknown key 'rate'", "damping, lr, name"]),
+        ("lr: [0.5, 1.0]", "rate: 1", ["method 'ggn'", "unknown key 'rate'", "damping, lr, max_step_norm"]),
+        ("lr: [0.5, 1.0]", "momentum: 1.0", ["ggn.momentum", "less than 1"]),
+        ("lr: [0.5, 1.0]", "weight_decay: -1", ["ggn.weight_decay", "greater than or equal to 0"]),
+        ("lr: [0.5, 1.0]", "max_step_norm: 0", ["ggn.max_step_norm", "greater than 0"]),
+        ("lr: [0.5, 1.0]", "solver: lu", ["ggn.solver", "'auto', 'cholesky' or 'cg'", "'lu'"]),
+        ("lr: [0.5, 1.0]", "search: wolfe", ["ggn.search", "'armijo' or 'levenberg_marquardt'", "'wolfe'"]),
+        ("lr: [0.5, 1.0]", "damping: 0, search: levenberg_marquardt", ["ggn", "damping, which must be above 0"]),
+        ("lr: [0.5, 1.0]", "damping: 0, solver: cg", ["ggn", "needs a damping above 0"]),
+        ("sgd: {}", "sgd: {weight_decay: .inf}", ["sgd.weight_decay", "finite"]),
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "", ["methods", "found nothing"]),
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "[]", ["methods", "empty list"]),
         ("{ggn: {lr: [0.5, 1.0]}, sgd: {}, adam: {}}", "{ggn: 3}", ["methods.ggn", "a mapping"]),
@@ -185,6 +200,7 @@ def test_a_step_cost_suite(tmp_path: Path) -> None:
         ("step_cost", "stepcost", ["measure", "unknown measure 'stepcost'", "step_cost, theory, training"]),
         ("step_cost", "[step_cost]", ["measure", "unknown measure"]),
         (", sgd: {}", "", ["methods", "at least two"]),
+        ("ggn: {}", "ggn: {search: armijo}", ["methods", "'armijo'", "training suite"]),
         ("suite: costs", "suite: costs\ntarget: 0.1", ["unknown key 'target'", "rounds"]),
         ("suite: costs", "suite: costs\nrounds: 5", ["rounds", "greater than or equal to 30"]),
     ],

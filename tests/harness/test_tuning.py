@@ -21,6 +21,9 @@ SUITE = TrainingSuite.model_validate(
     }
 )
 
+TUNING = SUITE.tuning
+assert TUNING is not None
+
 
 def _result(trial: TrainingTrial, losses: list[float], outcome: Outcome = Outcome.COMPLETED) -> TrialResult:
     points = list(range(len(losses)))
@@ -78,3 +81,22 @@ def test_an_incomplete_search_evaluates_nothing() -> None:
     assert ggn.settings is None
     assert ggn.evaluations == []
     assert len(adam.evaluations) == 2
+
+
+def test_untuned_settings_are_evaluated_beside_the_searched_ones_on_the_same_seeds() -> None:
+    suite = SUITE.model_copy(update={"tuning": TUNING.model_copy(update={"defaults": True})})
+    asked: list[tuple[TrainingTrial, str]] = []
+
+    def obtain(trial: TrainingTrial, role: str) -> TrialResult:
+        asked.append((trial, role))
+        good = trial.method.lr == (1.0 if trial.method.name == "ggn" else 0.1)
+        return _result(trial, [1.0, 0.1 if good else 0.9])
+
+    ggn, adam = sweep(suite, obtain)
+    # GGN's search ends at its default, 1; Adam's, 0.1, is apart from its default.
+    assert [(c.settings.lr, c.method.lr) for c in (ggn, adam) if c.settings] == [(1.0, 1.0), (0.1, 0.001)]
+    assert ggn.untuned == ggn.evaluations
+    assert [(r.trial.method.lr, r.trial.seed) for r in adam.untuned] == [(0.001, 0), (0.001, 1)]
+    assert all(role == "evaluation" for trial, role in asked if trial.seed in suite.seeds)
+    assert len(asked) == suite.size() == SUITE.size() + 4
+    assert all(contender.untuned == [] for contender in sweep(SUITE, obtain))

@@ -10,16 +10,21 @@ matplotlib.use("Agg")  # files only: works without a display
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ...stepcost_suite import StepCostSuite
+from ..figure_files import saved
 from ..labels import Labels
+from .growth import AXES
 from .summary import CellSummary
 
 __all__ = ["cost_figures"]
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+DASHES = ["-", "--", "-.", (0, (1, 1))]  # told apart in print without colour
 
 
 def cost_figures(suite: StepCostSuite, found: Sequence[CellSummary], folder: Path) -> dict[str, Path]:
@@ -34,53 +39,73 @@ def cost_figures(suite: StepCostSuite, found: Sequence[CellSummary], folder: Pat
     sns.set_theme(style="whitegrid", context="paper", palette="colorblind", font_scale=1.1)
     label = Labels(suite)
     ours = label.method(suite.methods[0])
-    figures = {"Step of {} over its rivals', with 95% intervals": ("step_ratio", _ratios(timed, label))}
+    figures = {
+        "Step of {} over its rivals': medians, bands of 95% intervals": ("step_ratio", _ratios(suite, timed, label))
+    }
     if any(summary.phases for summary in timed):
         figures["Parts of a step of {}, in units of one gradient"] = ("step_phases", _phases(timed, label))
     drawn = {}
     for caption, (stem, figure) in figures.items():
-        for suffix in (".svg", ".png"):
-            figure.savefig(folder / f"{stem}{suffix}", dpi=150, bbox_inches="tight")
-        plt.close(figure)
-        drawn[caption.format(ours)] = folder / f"{stem}.svg"
+        drawn[caption.format(ours)] = saved(figure, folder / stem)
     return drawn
 
 
-def _ratios(found: Sequence[CellSummary], label: Labels) -> Figure:
-    """Ratio against width, one line a rest of the cell, one panel a rival."""
-    rivals = list(dict.fromkeys(label.method(ratio.rival) for summary in found for ratio in summary.ratios))
-    rests = list(dict.fromkeys(label.cell(s.costs.cell, without=("width",)) for s in found))
-    colours = dict(zip(rests, sns.color_palette("colorblind", len(rests)), strict=True))
-    widths = sorted({s.costs.cell.problem.width for s in found})
+def _ratios(suite: StepCostSuite, found: Sequence[CellSummary], label: Labels) -> Figure:
+    """Ratio against width, one line a rival, one panel a rest of the cell; against batch size where no width varies."""
+    axis = next((axis for axis in AXES if axis in label.numeric_axes(2)), AXES[0])
+    panels_of: dict[str, list[CellSummary]] = {}
+    for summary in sorted(found, key=lambda summary: label.value(summary.costs.cell, axis)):
+        panels_of.setdefault(label.cell(summary.costs.cell, without=(axis,)), []).append(summary)
+    columns = min(len(panels_of), 3)
+    lines = -(-len(panels_of) // columns)
     figure, panels = plt.subplots(
-        1, len(rivals), sharey=True, squeeze=False, figsize=(1.2 + 3.4 * len(rivals), 3.2), layout="constrained"
-    )
-    for panel, rival in zip(panels.flat, rivals, strict=True):
-        for rest, marker in zip(rests, (MARKERS * len(rests))[: len(rests)], strict=True):
-            points = sorted(
-                (s.costs.cell.problem.width, ratio.value)
-                for s in found
-                if label.cell(s.costs.cell, without=("width",)) == rest
-                for ratio in s.ratios
-                if label.method(ratio.rival) == rival
-            )
-            values = [value for _, value in points]
-            panel.errorbar(
-                [width for width, _ in points],
-                [value.median for value in values],
-                yerr=[[v.median - v.low for v in values], [v.high - v.median for v in values]],
-                label=rest, marker=marker, color=colours[rest], capsize=2, markersize=4, linewidth=1.2,
+        lines, columns, sharex=True, sharey=True, squeeze=False, figsize=(1.2 + 2.9 * columns, 0.5 + 2.7 * lines),
+        layout="constrained",
+    )  # fmt: skip
+    colours = sns.color_palette("colorblind", len(suite.methods) - 1)
+    for panel, (rest, cells) in zip(panels.flat, panels_of.items(), strict=False):
+        sizes = [label.value(summary.costs.cell, axis) for summary in cells]
+        for index, colour in enumerate(colours):
+            ratios = [summary.ratios[index] for summary in cells]
+            values = [ratio.value for ratio in ratios]
+            style = {"color": colour, "linestyle": DASHES[index % len(DASHES)]}
+            panel.plot(
+                sizes, [value.median for value in values], label=label.method(ratios[0].rival), linewidth=1.4,
+                marker=MARKERS[index % len(MARKERS)], markersize=5, **style,
             )  # fmt: skip
-        panel.axhline(1, color="0.3", linewidth=0.8, linestyle=":")
-        panel.set(xscale="log", xlabel="width", title=f"over {rival}", xticks=widths)
+            panel.fill_between(
+                sizes, [value.low for value in values], [value.high for value in values], color=colour, alpha=0.25,
+                linewidth=0,
+            )  # fmt: skip
+        panel.axhline(1, color="0.2", linewidth=1.0)
+        panel.axhline(suite.margin, color="0.35", linewidth=0.9, linestyle=":")
+        panel.set_title(rest)
+    for panel in panels.flat[len(panels_of) :]:
+        panel.set_visible(False)
+    measured = sorted({label.value(summary.costs.cell, axis) for summary in found})
+    for panel in panels.flat:
+        panel.set(xscale="log", yscale="log", xlabel=axis.replace("_", " "), xticks=measured)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.set_ylim(bottom=0)
-    panels.flat[0].set_ylabel("ratio of step times")
-    if len(rests) > 1:
-        handles, names = panels.flat[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncol=min(len(rests), 4), frameon=False)
+        panel.yaxis.set_major_locator(LogLocator(subs=_subdivisions(panel)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.label_outer()
+    figure.supylabel("ratio of step times", fontsize="medium")
+    handles, names = panels.flat[0].get_legend_handles_labels()
+    handles += [
+        Line2D([], [], color="0.2", linewidth=1.0),
+        Line2D([], [], color="0.35", linewidth=0.9, linestyle=":"),
+    ]
+    names = [f"over {name}" for name in names] + ["equal", f"{suite.margin:g} times"]
+    figure.legend(handles, names, loc="outside upper center", ncol=min(len(names), 5), frameon=False)
     return figure
+
+
+def _subdivisions(panel: Axes) -> tuple[float, ...]:
+    """Of a decade: where the ticks of a ratio stand, the more the less it varies."""
+    low, high = panel.get_ylim()
+    return (1, 2, 5) if high / low > 6 else (1, 1.5, 2, 3, 4, 5, 7) if high / low > 2 else (1, 1.2, 1.4, 1.6, 1.8, 8, 9)
 
 
 def _phases(found: Sequence[CellSummary], label: Labels) -> Figure:

@@ -9,6 +9,7 @@ from ...sweep import Costs
 from ..labels import Labels
 from ..page import Form, figure_address, provenance, provenance_notes, write_page
 from .figures import cost_figures
+from .growth import crossovers, growths, parameters
 from .summary import LEAST_EFFECT, CellSummary, summaries
 
 __all__ = ["notes", "report_data", "write_report"]
@@ -41,6 +42,8 @@ def report_data(suite: StepCostSuite, found: Sequence[Costs]) -> dict[str, Any]:
         "methods": [label.method(method) for method in suite.methods],
         "cells": [{"cell": label.cell(summary.costs.cell), "summary": summary} for summary in table],
         "answers": [_answer(label.method(rival), index, table) for index, rival in enumerate(suite.methods[1:])],
+        "growths": growths(suite, found),
+        "crossovers": crossovers(suite, table),
         "phases": list(dict.fromkeys(name for summary in table for name in summary.phases)),
         "least_effect": LEAST_EFFECT,
         "troubles": [
@@ -62,6 +65,12 @@ def notes(suite: StepCostSuite, found: Sequence[Costs]) -> list[str]:
         said.append(
             f"In {noisy} cells the machine was too noisy for a verdict: equal code took different times. "
             "Run them again on a quiet machine."
+        )
+    uncounted = sum(parameters(costs) is None for costs in found if any(r.costs is not None for r in costs.results))
+    if uncounted:
+        said.append(
+            f"{uncounted} cells were timed by a version that did not count parameters, and are no part of the "
+            "exponents in their number."
         )
     return said
 

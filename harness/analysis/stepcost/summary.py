@@ -11,7 +11,7 @@ from ...sweep import Costs
 from ...trial import Outcome, StepCosts
 from ..statistics import Interval, median_ratio
 
-__all__ = ["LEAST_EFFECT", "CellSummary", "Ratio", "summaries"]
+__all__ = ["LEAST_EFFECT", "CellSummary", "Ratio", "pooled", "summaries"]
 
 LEAST_EFFECT = 0.05  # relative; what is smaller is not worth a verdict, whatever its interval
 MOST_NOISE = 0.15  # relative; where equal code may differ by more, no verdict is given
@@ -65,25 +65,30 @@ def summaries(suite: StepCostSuite, found: Sequence[Costs]) -> list[CellSummary]
     return [_summary(suite, costs) for costs in found]
 
 
+def pooled(measured: Sequence[StepCosts], index: int) -> list[float]:
+    """The rounds of all processes, one after the other: pairs stay pairs."""
+    return [seconds for costs in measured for seconds in costs.step[index]]
+
+
 def _summary(suite: StepCostSuite, costs: Costs) -> CellSummary:
     measured = [result.costs for result in costs.results if result.costs is not None]
     outcomes: dict[Outcome, int] = {}
     for result in costs.results:
         outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
-    ours, again, gradient = _pooled(measured, 0), [x for c in measured for x in c.again], _gradient(measured)
+    ours, again, gradient = pooled(measured, 0), [x for c in measured for x in c.again], _gradient(measured)
     noise = median_ratio(ours, again)
     spread = max(abs(math.log(noise.low)), abs(math.log(noise.high))) if noise.size else math.nan
     noisy = _differs(noise, LEAST_EFFECT) or spread > math.log1p(MOST_NOISE)
     threshold = max(LEAST_EFFECT, 2 * spread) if noise.size else LEAST_EFFECT
     ratios = []
     for index, rival in enumerate(suite.methods[1:], start=1):
-        value = median_ratio(ours, _pooled(measured, index))
+        value = median_ratio(ours, pooled(measured, index))
         clear = not noisy and _differs(value, threshold)
         ratios.append(Ratio(rival, value, value.verdict if clear else "open"))
     return CellSummary(
         costs=costs,
         outcomes=outcomes,
-        milliseconds=[1e3 * _median(_pooled(measured, index)) for index in range(len(suite.methods))],
+        milliseconds=[1e3 * _median(pooled(measured, index)) for index in range(len(suite.methods))],
         memory_mib=[_largest(measured, index) for index in range(len(suite.methods))],
         again=noise,
         noisy=noisy,
@@ -100,11 +105,6 @@ def _summary(suite: StepCostSuite, costs: Costs) -> CellSummary:
 def _differs(ratio: Interval, threshold: float) -> bool:
     """Whether the interval leaves out 1, by an effect above the threshold."""
     return ratio.verdict != "open" and abs(math.log(ratio.median)) > math.log1p(threshold)
-
-
-def _pooled(measured: Sequence[StepCosts], index: int) -> list[float]:
-    """The rounds of all processes, one after the other: pairs stay pairs."""
-    return [seconds for costs in measured for seconds in costs.step[index]]
 
 
 def _gradient(measured: Sequence[StepCosts]) -> list[float]:

@@ -11,6 +11,7 @@ from ...sweep import Costs
 from ..formats import interval, number
 from ..labels import Labels
 from ..plain import plain
+from .growth import crossovers
 from .summary import summaries
 
 __all__ = ["as_records", "print_tables"]
@@ -27,7 +28,8 @@ def print_tables(suite: StepCostSuite, found: Sequence[Costs], console: Console)
         table.add_column(f"/ {rival}", justify="right", no_wrap=console.width >= 120)
     table.add_column("/ itself", justify="right", no_wrap=console.width >= 120)
     table.add_column("memory / " + rivals[0], justify="right")
-    for summary in summaries(suite, found):
+    cells = summaries(suite, found)
+    for summary in cells:
         table.add_row(
             label.cell(summary.costs.cell),
             number(summary.milliseconds[0]),
@@ -36,6 +38,14 @@ def print_tables(suite: StepCostSuite, found: Sequence[Costs], console: Console)
             number(summary.memory_mib[0] / summary.memory_mib[1]) if summary.memory_mib[1] else "–",
         )
     console.print(table)
+    for entry in crossovers(suite, cells):
+        for rival, crossing in zip(rivals, entry.crossings, strict=True):
+            if crossing is not None:
+                place = f"{entry.axis.replace('_', ' ')} ({entry.rest})"
+                words = f"{ours} within {suite.margin:g} times {rival}, along {place}: {crossing.told(entry.axis)}"
+                console.print(
+                    words + (" (noisy)" if entry.noisy else ""), highlight=False, markup=False, soft_wrap=True
+                )
 
 
 def as_records(suite: StepCostSuite, found: Sequence[Costs]) -> list[dict[str, Any]]:

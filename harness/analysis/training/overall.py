@@ -8,11 +8,14 @@ from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..aggregate import geometric_mean_ratio, performance_profile, probability_of_improvement
 from ..labels import Labels
-from ..scaling import MIN_SIZES, exponent
+from ..scaling import MIN_SIZES, Crossing, crossover, exponent
 from ..statistics import Interval
 from .summary import RATIO_KEYS, Comparison, by_seed, paired
 
-__all__ = ["FACTORS", "Overall", "Scaling", "overall", "profiles", "scalings"]
+__all__ = ["FACTORS", "Crossover", "Overall", "Scaling", "crossovers", "overall", "profiles", "scalings"]
+
+# What the number of parameters stands for where it is the axis.
+SHAPE = ("width", "depth")
 
 FACTORS = [1 + 0.02 * step for step in range(151)]  # 1 to 4
 
@@ -37,7 +40,7 @@ class Scaling(NamedTuple):
     """How a method's cost grows along an axis.
 
     Attributes:
-        axis: Its name.
+        axis: Its name, or "parameters" for the number of the model's parameters.
         rest: What else sets the cells apart.
         method: The method's label.
         epochs: Exponent of epochs to the target.
@@ -49,6 +52,22 @@ class Scaling(NamedTuple):
     method: str
     epochs: Interval
     seconds: Interval
+
+
+class Crossover(NamedTuple):
+    """Where along an axis GGN's seconds to the target are no more than a rival's.
+
+    Attributes:
+        axis: Its name.
+        rest: What else sets the cells apart.
+        pair: Both methods' labels.
+        crossing: Where.
+    """
+
+    axis: str
+    rest: str
+    pair: tuple[str, str]
+    crossing: Crossing
 
 
 def overall(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Overall]:
@@ -84,12 +103,17 @@ def profiles(suite: TrainingSuite, contenders: Sequence[Contender], key: str) ->
 def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scaling]:
     """One entry an axis with at least three sizes, a method, and a rest of the cell."""
     label = Labels(suite)
+    axes: list[tuple[str, tuple[str, ...]]] = [(axis, (axis,)) for axis in label.numeric_axes(MIN_SIZES)]
+    if any(axis in SHAPE for axis, _ in axes):
+        axes.append(("parameters", SHAPE))
     fits = []
-    for axis in label.numeric_axes(MIN_SIZES):
+    for axis, without in axes:
         lines: dict[tuple[str, str], dict[float, Contender]] = {}
         for contender in contenders:
-            line = label.cell(contender.cell, without=(axis,)), label.method(contender.method)
-            lines.setdefault(line, {})[label.value(contender.cell, axis)] = contender
+            size = _parameters(contender) if axis == "parameters" else label.value(contender.cell, axis)
+            if size is not None:
+                line = label.cell(contender.cell, without), label.method(contender.method)
+                lines.setdefault(line, {})[size] = contender
         for (rest, method), line_of in lines.items():
             epochs, seconds = (
                 exponent({size: list(by_seed(suite, c, key).values()) for size, c in line_of.items()})
@@ -98,3 +122,25 @@ def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scal
             if not math.isnan(epochs.median):
                 fits.append(Scaling(axis, rest, method, epochs, seconds))
     return fits
+
+
+def _parameters(contender: Contender) -> float | None:
+    """How many parameters the model has; None where no result tells."""
+    return next((r.parameters for r in contender.evaluations if r.parameters is not None), None)
+
+
+def crossovers(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Crossover]:
+    """One entry an axis with at least two sizes, a pair of methods, and a rest of the cell."""
+    label = Labels(suite)
+    crossed = []
+    for axis in label.numeric_axes(2):
+        lines: dict[tuple[str, tuple[str, str]], dict[float, tuple[list[float], list[float]]]] = {}
+        for item in found:
+            pair = label.method(item.ours.method), label.method(item.rival.method)
+            line = lines.setdefault((label.cell(item.ours.cell, without=(axis,)), pair), {})
+            seconds = [by_seed(suite, contender, "seconds_to_target") for contender in (item.ours, item.rival)]
+            line[label.value(item.ours.cell, axis)] = paired(*seconds)
+        for (rest, pair), line in lines.items():
+            if (crossing := crossover(line)) is not None:
+                crossed.append(Crossover(axis, rest, pair, crossing))
+    return crossed

@@ -10,10 +10,13 @@ from ...trial import TrialResult
 from .. import labels
 from ..labels import Labels
 from ..page import Form, figure_address, provenance, provenance_notes, write_page
+from ..sensitivity import NEAR
 from ..statistics import MIN_PAIRS
 from .figures import curve_figures
-from .overall import overall, scalings
-from .summary import Comparison, comparisons, rows
+from .overall import crossovers, overall, scalings
+from .summary import Comparison, comparisons, gains, rows
+from .tuning import sensitivities
+from .tuning_figures import sensitivity_figures
 
 __all__ = ["notes", "report_data", "write_report"]
 
@@ -47,6 +50,7 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = curve_figures(suite, contenders, folder)
+    sensitivity = sensitivity_figures(suite, contenders, folder)
     return write_page(
         "training",
         folder,
@@ -54,6 +58,7 @@ def write_report(
         **report_data(suite, contenders),
         notes=notes(suite, contenders),
         figures={caption: figure_address(path, form) for caption, path in drawn.items()},
+        sensitivity_figures={caption: figure_address(path, form) for caption, path in sensitivity.items()},
         tracking_uri=tracking_uri,
         typed=typed,
     )
@@ -62,14 +67,14 @@ def write_report(
 def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str, Any]:
     """Everything the page says, figures aside."""
     label = Labels(suite)
-    results = _evaluations(contenders)
+    results = _results(contenders)
     found = comparisons(suite, contenders)
     return {
         "suite": suite,
         "rows": [
             {
                 "cell": label.cell(row.contender.cell),
-                "method": label.method(row.contender.method),
+                "method": label.variant(row.contender.method, row.settings),
                 "target": suite.target_of(row.contender.cell.problem),
                 "unit": row.contender.cell.problem.target_unit,
                 "row": row,
@@ -88,6 +93,19 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
         "answers": _answers(found, label),
         "overall": overall(suite, found),
         "scalings": scalings(suite, contenders),
+        "crossovers": crossovers(suite, found),
+        "gains": [
+            {
+                "cell": label.cell(gain.contender.cell),
+                "method": label.method(gain.contender.method),
+                "default": labels.settings(gain.contender.method),
+                "chosen": labels.settings(gain.contender.settings) if gain.contender.settings else "search incomplete",
+                "gain": gain,
+            }
+            for gain in gains(suite, contenders)
+        ],
+        "sensitivities": sensitivities(suite, contenders),
+        "near": NEAR,
         "measures": MEASURES,
         "settings": [
             {
@@ -101,9 +119,10 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
         "min_pairs": MIN_PAIRS,
         **provenance(results),
         "troubles": [
-            {"result": result, "cell": label.cell(contender.cell), "method": label.method(contender.method)}
+            {"result": result, "cell": label.cell(contender.cell), "method": label.variant(contender.method, settings)}
             for contender in contenders
-            for result in contender.evaluations
+            for settings, results in _by_settings(suite, contender).items()
+            for result in results
             if result.outcome != "completed"
         ],
     }
@@ -111,8 +130,9 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
 
 def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     """What a reader must know before believing the numbers."""
-    results = _evaluations(contenders)
-    found = provenance_notes(results, len(contenders) * len(suite.seeds))
+    results = _results(contenders)
+    untuned = sum(suite.compares_untuned(contender.method) for contender in contenders)
+    found = provenance_notes(results, (len(contenders) + untuned) * len(suite.seeds))
     if len(suite.seeds) < MIN_PAIRS:
         found.append(
             f"{len(suite.seeds)} seeds are too few to tell a difference from chance; give at least {MIN_PAIRS}."
@@ -123,8 +143,15 @@ def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     return found
 
 
-def _evaluations(contenders: Sequence[Contender]) -> list[TrialResult]:
-    return [result for contender in contenders for result in contender.evaluations]
+def _results(contenders: Sequence[Contender]) -> list[TrialResult]:
+    """Of all evaluation trials, with searched and with untuned settings."""
+    return [result for contender in contenders for result in (*contender.evaluations, *contender.untuned)]
+
+
+def _by_settings(suite: TrainingSuite, contender: Contender) -> dict[str, list[TrialResult]]:
+    """The evaluations by the kind of their settings: "tuned" and "default" where both are there, else ""."""
+    both = suite.compares_untuned(contender.method)
+    return {"tuned": contender.evaluations, "default": contender.untuned} if both else {"": contender.evaluations}
 
 
 def _answers(found: Sequence[Comparison], label: Labels) -> list[dict[str, Any]]:

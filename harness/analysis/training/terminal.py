@@ -8,10 +8,12 @@ from rich.table import Table
 
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
-from ..formats import interval
+from ..formats import interval, number
 from ..labels import Labels
 from ..plain import plain
+from ..sensitivity import NEAR
 from .summary import rows
+from .tuning import sensitivities
 
 __all__ = ["as_records", "print_tables"]
 
@@ -40,12 +42,16 @@ def print_tables(suite: TrainingSuite, contenders: Sequence[Contender], console:
             table.add_section()
         table.add_row(
             cell if cell != previous else "",
-            label.method(row.contender.method),
+            label.variant(row.contender.method, row.settings),
             f"{row.hits}/{row.ran}" if row.ran else "not run",
             *(interval(getattr(row, key), infinite) for key, (_, infinite) in MEASURES.items()),
         )
         previous = cell
     console.print(table)
+    for entry in sensitivities(suite, contenders):
+        words = f"{entry.method}: worst over best setting {number(entry.spread, infinite='∞')} (median over cells), "
+        words += f"{entry.near:.0%} of the settings within {NEAR:g} times the best"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def as_records(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
@@ -55,10 +61,12 @@ def as_records(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[di
         {
             "cell": label.cell(row.contender.cell),
             "method": row.contender.method.name,
-            "settings": row.contender.settings.model_dump() if row.contender.settings is not None else None,
+            "settings": settings.model_dump() if settings is not None else None,
+            "tuned": {"tuned": True, "default": False}.get(row.settings, suite.is_tuned(row.contender.method)),
             "outcomes": {str(outcome): count for outcome, count in row.outcomes.items()},
             "met_target": row.hits,
             **{key: plain(getattr(row, key)) for key in MEASURES},
         }
         for row in rows(suite, contenders)
+        for settings in [row.contender.method if row.settings == "default" else row.contender.settings]
     ]

@@ -84,7 +84,66 @@ def test_sizes_that_missed_are_left_out() -> None:
     assert math.isnan(exponent({2: [INF], 4: [INF], 8: [INF]}).median)
 
 
-def test_crossings_on_logarithmic_axes() -> None:
-    assert crossover({16: 4.0, 64: 2.0, 256: 0.5}) == pytest.approx([128.0])
-    assert crossover({16: 2.0, 64: 0.5, 256: 2.0}) == pytest.approx([32.0, 128.0])
-    assert crossover({16: 2.0, 64: 1.5}) == []
+def _powers(exponent: float, at: float, noise: float = 0.0) -> dict[float, tuple[list[float], list[float]]]:
+    """Pairs whose ratio is (size/at)^exponent, at four sizes."""
+    generator = np.random.default_rng(3)
+    pairs = {}
+    for size in (64.0, 256.0, 1024.0, 2048.0):
+        rivals = generator.lognormal(sigma=0.5, size=30)
+        ours = rivals * (size / at) ** exponent * generator.lognormal(sigma=noise, size=30)
+        pairs[size] = (ours.tolist(), rivals.tolist())
+    return pairs
+
+
+@pytest.mark.parametrize(("exponent", "side"), [(-0.5, "from"), (0.5, "up to")])
+def test_a_planted_crossing_is_found(exponent: float, side: str) -> None:
+    # A power law is a straight line on logarithmic axes, so that the interpolation is exact.
+    exact = crossover(_powers(exponent, at=400.0))
+    assert exact is not None
+    assert exact.side == side
+    assert exact.at[:3] == pytest.approx((400.0, 400.0, 400.0))
+    # (s/400)^±½ = 1.25
+    higher = crossover(_powers(exponent, at=400.0), level=1.25)
+    assert higher is not None
+    assert higher.at.median == pytest.approx(400.0 * 1.25 ** (1 / exponent))
+    noisy = crossover(_powers(exponent, at=400.0, noise=0.2))
+    assert noisy is not None
+    assert noisy.at.low < 400.0 < noisy.at.high
+    assert 200.0 < noisy.at.low < noisy.at.high < 800.0
+
+
+def test_crossings_outside_of_what_was_measured() -> None:
+    found = [crossover(_powers(-0.5, at)) for at in (10.0, 1e4)] + [crossover(_powers(0.5, at)) for at in (10.0, 1e4)]
+    assert [crossing.at.median for crossing in found if crossing] == [0.0, INF, 0.0, INF]
+    assert [crossing.told("batch_size") for crossing in found if crossing] == [
+        "at every measured batch size (64 to 2048)",
+        "beyond the measured range (> 2048)",
+        "below the measured range (< 64)",
+        "at every measured batch size (64 to 2048)",
+    ]
+    assert crossover({64: ([1.0], [2.0])}) is None
+    assert crossover({64: ([1.0], [2.0]), 128: ([INF], [INF])}) is None  # both missed: nothing is known there
+
+
+def test_a_crossing_near_the_edge_says_where_its_interval_ends() -> None:
+    pairs = {64.0: ([3.0] * 9 + [1.0] * 8, [1.01] * 17), 256.0: ([0.5] * 17, [1.0] * 17)}
+    crossing = crossover(pairs)
+    assert crossing is not None
+    assert crossing.at.low == 0
+    assert crossing.told("width").startswith("from width ")
+    assert "[below, " in crossing.told("width")
+    turned = crossover({64.0: ([1.0] * 9 + [3.0] * 8, [1.01] * 17), 256.0: pairs[256.0]})
+    assert turned is not None
+    assert turned.told("width").startswith("at every measured width (64 to 256); perhaps only from ")
+
+
+def test_misses_and_repeated_crossings() -> None:
+    # GGN misses at 16, so that all that is known is that it is no slower from 64 on.
+    missed = crossover({16: ([INF] * 3, [1.0] * 3), 64: ([0.5] * 3, [1.0] * 3), 256: ([0.4] * 3, [INF] * 3)})
+    assert missed is not None
+    assert missed.at.median == pytest.approx(64.0)
+    twice = crossover({16: ([0.5], [1.0]), 64: ([2.0], [1.0]), 256: ([0.25], [1.0])})
+    assert twice is not None
+    assert twice.repeated
+    assert twice.at.median == pytest.approx(64 * 4 ** (1 / 3))  # ln 2 / (ln 2 + ln 4) of the way
+    assert twice.told("width").endswith("on; crosses more than once")

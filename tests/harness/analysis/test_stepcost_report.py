@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tables import interval_of, tables, tables_of_markdown
 
+from harness.analysis.stepcost.growth import crossovers, growths
 from harness.analysis.stepcost.record import as_record
 from harness.analysis.stepcost.report import notes, report_data, write_report
 from harness.analysis.stepcost.summary import summaries
@@ -44,7 +45,7 @@ def _found(factor: float = 1.5, bias: float = 1.0, noise: float = 0.01) -> list[
             memory_mib=[30.0, None],
             step_error=2e-6,
         )
-        return TrialResult(trial=trial, outcome=Outcome.COMPLETED, costs=costs)
+        return TrialResult(trial=trial, outcome=Outcome.COMPLETED, costs=costs, parameters=7 * trial.problem.width)
 
     return survey(SUITE, obtain)
 
@@ -96,6 +97,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     drawn = (tmp_path / "step_ratio.svg").read_text()
     assert "<!-- batch size 16 -->" in drawn
     assert "<!-- over SGD -->" in drawn
+    assert "<!-- 1.25 times -->" in drawn
 
 
 def test_markdown_and_json_say_what_the_page_says(tmp_path: Path) -> None:
@@ -112,3 +114,59 @@ def test_markdown_and_json_say_what_the_page_says(tmp_path: Path) -> None:
         assert interval_of(use[1]) + interval_of(use[2]) == [row["memory_mib"]["GGN"], row["memory_mib"]["SGD"]]
         assert float(part[2]) == pytest.approx(row["phases"]["forward"], rel=5e-3)
         assert [trial["outcome"] for trial in row["trials"]] == ["completed"]
+
+
+GROWING = StepCostSuite.model_validate(
+    SUITE.model_dump()
+    | {"problem": tuple({"name": "teacher_student", "width": width} for width in (64, 256, 4096)), "margin": 1.5}
+)
+
+
+def _growing(counted: bool = True) -> list[Costs]:
+    """GGN's step ∝ width^1.5 batch^1, SGD's ∝ width^2 batch^0.5: their ratio is 12 batch^0.5 width^-0.5."""
+    draw = random.Random(1)
+
+    def obtain(trial: AnyTrial, role: str) -> TrialResult:
+        width, batch = trial.problem.width, trial.batch_size
+        noise = [1 + 0.02 * draw.uniform(-1, 1) for _ in range(40)]
+        sgd = [1e-7 * width**2 * batch**0.5 * x for x in noise]
+        ours = [12e-7 * width**1.5 * batch * x * (1 + 0.02 * draw.uniform(-1, 1)) for x in noise]
+        costs = StepCosts(step=[ours, sgd], again=ours, gradient=sgd, memory_mib=[1.0, 1.0], step_error=1e-6)
+        parameters = width**2 if counted else None
+        return TrialResult(trial=trial, outcome=Outcome.COMPLETED, costs=costs, parameters=parameters)
+
+    return survey(GROWING, obtain)
+
+
+def test_exponents_of_a_planted_growth() -> None:
+    fits = {(fit.axis, fit.rest): fit.exponents for fit in growths(GROWING, _growing())}
+    # Two batch sizes are too few to fit.
+    assert set(fits) == {(axis, f"batch size {size}") for axis in ("width", "parameters") for size in (8, 16)}
+    for (axis, _), exponents in fits.items():
+        for fit, truth in zip(exponents, (1.5, 2.0), strict=True):
+            truth = truth / 2 if axis == "parameters" else truth
+            assert fit.median == pytest.approx(truth, abs=0.01)
+            assert fit.high - fit.low < 0.02
+
+
+def test_the_crossover_of_a_planted_growth(tmp_path: Path) -> None:
+    found = {(x.axis, x.rest): x.crossings[0] for x in crossovers(GROWING, summaries(GROWING, _growing()))}
+    for batch in (8, 16):  # 12 batch^½ width^-½ = 1.5
+        crossing = found["width", f"batch size {batch}"]
+        assert crossing is not None
+        assert crossing.side == "from"
+        assert crossing.at.median == pytest.approx(64 * batch, rel=0.03)
+    at_64 = found["batch_size", "width 64"]
+    assert at_64 is not None
+    assert at_64.told("batch_size") == "below the measured range (< 8)"
+    page = write_report(GROWING, _growing(), tmp_path, "x", "growing").read_text()
+    assert "below the measured range (&lt; 8)" in page
+    assert "from width 5" in page
+    assert "no more than 1.5 times" in page
+    assert "number of parameters" in page
+
+
+def test_uncounted_parameters_are_told() -> None:
+    found = _growing(counted=False)
+    assert {fit.axis for fit in growths(GROWING, found)} == {"width"}
+    assert "6 cells were timed by a version that did not count parameters" in notes(GROWING, found)[0]
