@@ -23,6 +23,21 @@ def as_record(suite: StepCostSuite, found: Sequence[Costs]) -> dict[str, Any]:
         "rows": [
             row | {"trials": trials(costs.results)} for row, costs in zip(as_records(suite, found), found, strict=True)
         ],
+        "crossovers": [
+            {"axis": entry.axis, "rest": entry.rest, "noisy": entry.noisy}
+            | {
+                "crossings": {
+                    rival: crossing and crossing._asdict() | {"told": crossing.told(entry.axis)}
+                    for rival, crossing in zip(data["methods"][1:], entry.crossings, strict=True)
+                }
+            }
+            for entry in data["crossovers"]
+        ],
+        "growth": [
+            {"axis": entry.axis, "rest": entry.rest}
+            | {"exponents": dict(zip(data["methods"], entry.exponents, strict=True))}
+            for entry in data["growths"]
+        ],
         "data": data["data"],
         "environments": data["environments"],
     }

@@ -9,6 +9,7 @@ from ..labels import Labels
 from ..page import trials
 from ..plain import plain
 from .report import MEASURES, notes, report_data
+from .summary import Row, rows
 from .terminal import as_records
 
 __all__ = ["as_record"]
@@ -28,14 +29,30 @@ def as_record(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str
             for entry in data["overall"]
         ],
         "growth": data["scalings"],
+        "crossovers": [
+            {"axis": entry.axis, "rest": entry.rest, "ours": entry.pair[0], "rival": entry.pair[1]}
+            | entry.crossing._asdict()
+            | {"told": entry.crossing.told(entry.axis)}
+            for entry in data["crossovers"]
+        ],
         "rows": [
-            row | {"trials": _trials(suite, contender)}
-            for row, contender in zip(as_records(suite, contenders), contenders, strict=True)
+            told | {"trials": _trials(suite, row)}
+            for told, row in zip(as_records(suite, contenders), rows(suite, contenders), strict=True)
         ],
         "comparisons": [
             {key: entry[key] for key in ("cell", "ours", "rival")}
             | {key: _with_verdict(getattr(entry["item"], key)) for key in MEASURES}
             for entry in data["comparisons"]
+        ],
+        "gains": [
+            {key: entry[key] for key in ("cell", "method", "chosen", "default")}
+            | {key: _with_verdict(getattr(entry["gain"], key)) for key in MEASURES}
+            for entry in data["gains"]
+        ],
+        "sensitivities": [
+            {"method": entry.method, "spread": entry.spread, "near": entry.near}
+            | {"cells": [{"cell": cell} | found._asdict() for cell, found in entry.cells]}
+            for entry in data["sensitivities"]
         ],
         "candidates": [
             {"cell": label.cell(contender.cell), "method": label.method(contender.method), **candidate.model_dump()}
@@ -48,10 +65,10 @@ def as_record(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str
     return plain(record)  # type: ignore[no-any-return]
 
 
-def _trials(suite: TrainingSuite, contender: Contender) -> list[dict[str, Any]]:
-    target = suite.target_of(contender.cell.problem)
-    ended = trials(contender.evaluations)
-    return [told | result.summary(target) for told, result in zip(ended, contender.evaluations, strict=True)]
+def _trials(suite: TrainingSuite, row: Row) -> list[dict[str, Any]]:
+    target = suite.target_of(row.contender.cell.problem)
+    results = row.contender.untuned if row.settings == "default" else row.contender.evaluations
+    return [told | result.summary(target) for told, result in zip(trials(results), results, strict=True)]
 
 
 def _with_verdict(value: Any) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def test_markdown_and_json_say_what_the_page_says(tmp_path: Path) -> None:
     shown = tables(write_report(SUITE, found, tmp_path, "x", "costs").read_text())
     assert tables_of_markdown(write_report(SUITE, found, tmp_path, "x", "costs", "md").read_text()) == shown
     record = json.loads(json.dumps(as_record(SUITE, found), allow_nan=False))
-    _, cells, memory, phases = shown
+    _, cells, crossovers, memory, phases = shown
+    assert [c["crossings"]["SGD"]["told"] for c in record["crossovers"]] == [row[1] for row in crossovers[1:]]
     for row, costs, use, part in zip(record["rows"], cells[1:], memory[1:], phases[1:], strict=True):
         ratio = row["ratios"]["SGD"]
         assert interval_of(costs[2]) == pytest.approx([ratio["median"], ratio["low"], ratio["high"]], rel=5e-3)
@@ -136,6 +137,17 @@ def _growing(counted: bool = True) -> list[Costs]:
         return TrialResult(trial=trial, outcome=Outcome.COMPLETED, costs=costs, parameters=parameters)
 
     return survey(GROWING, obtain)
+
+
+def test_markdown_and_json_tell_the_growth_as_the_page_does(tmp_path: Path) -> None:
+    found = _growing()
+    shown = tables(write_report(GROWING, found, tmp_path, "x", "growing").read_text())
+    assert tables_of_markdown(write_report(GROWING, found, tmp_path, "x", "growing", "md").read_text()) == shown
+    record = json.loads(json.dumps(as_record(GROWING, found), allow_nan=False))
+    for entry, row in zip(record["growth"], shown[3][1:], strict=True):
+        for column, name in [(1, "GGN"), (2, "SGD")]:
+            exact = [entry["exponents"][name][end] for end in ("median", "low", "high")]
+            assert interval_of(row[column]) == pytest.approx(exact, rel=5e-3)
 
 
 def test_exponents_of_a_planted_growth() -> None:

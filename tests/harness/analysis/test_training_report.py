@@ -164,7 +164,7 @@ SEARCHED = TrainingSuite.model_validate(
         "question": "Is <b>it</b> a|b, *fast*, `x` or __init__?",
         "problem": tuple({"name": "concrete", "width": width} for width in (4, 8, 16)),
         "seeds": tuple(range(6)),
-        "tuning": {"seeds": (9,), "spaces": {"ggn": {"lr": (0.5, 1.0)}, "sgd": {"lr": (0.1, 0.2)}}},
+        "tuning": {"seeds": (9,), "defaults": True, "spaces": {"ggn": {"lr": (0.5, 1.0)}, "sgd": {"lr": (0.1, 0.2)}}},
     }
 )
 
@@ -177,7 +177,7 @@ def test_markdown_says_what_the_page_says(tmp_path: Path) -> None:
     text = path.read_text()
     read, shown = tables_of_markdown(text), tables(page)
     assert [table[1:] for table in read] == [table[1:] for table in shown]  # headings that HTML leaves empty are named
-    assert [len(table[0]) for table in read] == [len(table[0]) for table in shown] == [6, 4, 5, 8, 5, 3, 5]
+    assert [len(table[0]) for table in read] == [len(table[0]) for table in shown] == [6, 4, 5, 3, 8, 5, 7, 3, 4, 3, 5]
     assert any("▼" in cell for table in tables(page) for row in table for cell in row)
     assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {file.name for file in tmp_path.glob("*.svg")}
 
@@ -197,7 +197,7 @@ def test_text_of_suites_and_errors_is_not_markup_in_markdown(tmp_path: Path) -> 
 def test_json_has_the_numbers_of_the_page(tmp_path: Path) -> None:
     found = sweep(SEARCHED, _obtain)
     record = json.loads(json.dumps(as_record(SEARCHED, found), allow_nan=False))
-    answer, overall, growth, rows, comparisons, _, candidates = tables(
+    answer, overall, growth, crossovers, rows, comparisons, gains, _, sensitivities, _, candidates = tables(
         write_report(SEARCHED, found, tmp_path, "x", "example").read_text()
     )
     told = [[a["pair"], a["measure"], f"{a['better']} of {a['cells']}"] for a in record["answers"]]
@@ -208,13 +208,18 @@ def test_json_has_the_numbers_of_the_page(tmp_path: Path) -> None:
         for entry, row in zip(entries, shown, strict=True):
             for key, column in columns.items():
                 exact = [entry[key][end] for end in ("median", "low", "high")]
-                assert interval_of(row[column]) == [x if x is None else pytest.approx(x, rel=5e-3) for x in exact]
+                read = [None] * 3 if row[column] == "–" else interval_of(row[column])
+                assert read == [x if x is None else pytest.approx(x, rel=5e-3) for x in exact]
 
     agree(record["overall"], overall[1:], {"probability": 2, "ratio": 3})
     agree(record["growth"], growth[1:], {"epochs": 2, "seconds": 3})
     measured = {"epochs_to_target": 4, "seconds_to_target": 5, "final_test_rmse": 6, "best_test_rmse": 7}
     agree(record["rows"], rows[1:], measured)
     agree(record["comparisons"], comparisons[1:], {"epochs_to_target": 2, "seconds_to_target": 3, "best_test_rmse": 4})
+    agree(record["gains"], gains[1:], {"epochs_to_target": 4, "seconds_to_target": 5, "best_test_rmse": 6})
+    assert [c["told"] for c in record["crossovers"]] == [row[2] for row in crossovers[1:]]
+    near = [f"{cell['near']} of {cell['tried']}" for entry in record["sensitivities"] for cell in entry["cells"]]
+    assert near == [row[3] for row in sensitivities[1:]]
     marks = [{"better": "▼", "worse": "▲"}.get(c["epochs_to_target"]["verdict"], "") for c in record["comparisons"]]
     assert [row[2].endswith(mark) for row, mark in zip(comparisons[1:], marks, strict=True)] == [True] * 3
     assert [c["settings"]["lr"] for c in record["candidates"]] == [0.5, 1.0, 0.1, 0.2] * 3
