@@ -164,7 +164,7 @@ def run(
         runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options, log_models)
         found = study(suite)
         runner.run(found.walk)
-        page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None)
+        page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None, keep_fresh=True)
         if runner.waiting:
             reporter.warn(
                 f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back"
@@ -267,11 +267,14 @@ def _present(
     console: Console,
     printed: list[dict[str, Any]] | None,
     form: "Form" = "html",
+    keep_fresh: bool = False,
 ) -> Path:
-    """Writes the report, and shows its table on the console, or adds it to what is printed as JSON."""
+    """Writes the report, if asked only where it would change, and shows its table on the console or as JSON."""
     from .environment import is_current
 
-    page = found.write_report(Path.cwd() / "reports" / suite.suite, uri, typed, form)
+    folder = Path.cwd() / "reports" / suite.suite
+    fresh = found.fresh_report(folder, uri, typed) if keep_fresh else None
+    page = fresh or found.write_report(folder, uri, typed, form)
     if printed is None:
         found.print_tables(console)
     else:

@@ -1,7 +1,10 @@
 """What the kind of a suite decides: how its trials are walked, and how what came of them is shown."""
 
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from rich.console import Console
 
@@ -17,129 +20,114 @@ if TYPE_CHECKING:
 
 __all__ = ["StepCostStudy", "Study", "TheoryStudy", "TrainingStudy", "study"]
 
+S = TypeVar("S", bound=Suite)
+Surveyed = TypeVar("Surveyed", StepCostSuite, TheorySuite)
+F = TypeVar("F")
 
-class Study(Protocol):
-    """A suite, and what has been found of it."""
 
+class _Study(ABC, Generic[S, F]):
+    """A suite, and what has been found of it.
+
+    Attributes:
+        suite: What was asked.
+        found: What came of it, cell by cell.
+    """
+
+    ANALYSIS: ClassVar[str]  # the package that shows it, imported when it is needed: it draws, and that is slow to load
+
+    def __init__(self, suite: S):
+        self.suite = suite
+        self.found: Sequence[F] = []
+
+    @abstractmethod
     def walk(self, obtain: Obtain) -> None:
         """Obtains every trial, and keeps what came of it."""
 
+    @abstractmethod
     def results(self) -> list[TrialResult]:
         """Those that the report rests on."""
 
     def notes(self) -> list[str]:
         """What a reader must know before believing the numbers."""
+        notes: list[str] = self._analysis("report").notes(self.suite, self.found)
+        return notes
 
     def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
         """Writes the page and its figures into ``folder``; gives back the page's path."""
+        from .analysis.freshness import mark
+
+        page: Path = self._analysis("report").write_report(self.suite, self.found, folder, tracking_uri, typed, form)
+        mark(page, self._digest(tracking_uri, typed))
+        return page
+
+    def fresh_report(self, folder: Path, tracking_uri: str, typed: str) -> Path | None:
+        """The page in ``folder``, if writing it anew would change nothing."""
+        from .analysis.freshness import is_fresh
+
+        page = folder / "index.html"
+        return page if is_fresh(page, self._digest(tracking_uri, typed)) else None
 
     def print_tables(self, console: Console) -> None:
         """Shows the main table."""
+        self._analysis("terminal").print_tables(self.suite, self.found, console)
 
     def record(self) -> dict[str, Any]:
         """Everything the report says, as plain data; "rows" is the main table."""
+        record: dict[str, Any] = self._analysis("record").as_record(self.suite, self.found)
+        return record
+
+    def _analysis(self, module: str) -> Any:
+        return importlib.import_module(f"{__package__}.analysis.{self.ANALYSIS}.{module}")
+
+    def _digest(self, tracking_uri: str, typed: str) -> str:
+        from .analysis.freshness import digest
+
+        ran = [(result.trial.id, result.started, result.outcome) for result in self.results()]
+        return digest(self.suite.model_dump(mode="json"), ran, self._searched(), tracking_uri, typed)
+
+    def _searched(self) -> Any:
+        """What came of trials that are not among the results."""
+        return None
 
 
-class TrainingStudy:
+class TrainingStudy(_Study[TrainingSuite, Contender]):
     """A training suite, and its methods in every cell."""
 
-    def __init__(self, suite: TrainingSuite):
-        self.suite = suite
-        self.contenders: list[Contender] = []
+    ANALYSIS = "training"
 
     def walk(self, obtain: Obtain) -> None:
-        self.contenders = sweep(self.suite, obtain)
+        self.found = sweep(self.suite, obtain)
 
     def results(self) -> list[TrialResult]:
-        return [result for contender in self.contenders for result in (*contender.evaluations, *contender.untuned)]
+        return [result for contender in self.found for result in (*contender.evaluations, *contender.untuned)]
 
-    def notes(self) -> list[str]:
-        from .analysis.training.report import notes
-
-        return notes(self.suite, self.contenders)
-
-    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
-        from .analysis.training.report import write_report
-
-        return write_report(self.suite, self.contenders, folder, tracking_uri, typed, form)
-
-    def print_tables(self, console: Console) -> None:
-        from .analysis.training.terminal import print_tables
-
-        print_tables(self.suite, self.contenders, console)
-
-    def record(self) -> dict[str, Any]:
-        from .analysis.training.record import as_record
-
-        return as_record(self.suite, self.contenders)
+    def _searched(self) -> Any:
+        return [[candidate.model_dump(mode="json") for candidate in contender.candidates] for contender in self.found]
 
 
-class StepCostStudy:
+class _Survey(_Study[Surveyed, Costs]):
+    """A suite without a search."""
+
+    def walk(self, obtain: Obtain) -> None:
+        self.found = survey(self.suite, obtain)
+
+    def results(self) -> list[TrialResult]:
+        return [result for costs in self.found for result in costs.results]
+
+
+class StepCostStudy(_Survey[StepCostSuite]):
     """A step-cost suite, and what was timed in every cell."""
 
-    def __init__(self, suite: StepCostSuite):
-        self.suite = suite
-        self.costs: list[Costs] = []
-
-    def walk(self, obtain: Obtain) -> None:
-        self.costs = survey(self.suite, obtain)
-
-    def results(self) -> list[TrialResult]:
-        return [result for costs in self.costs for result in costs.results]
-
-    def notes(self) -> list[str]:
-        from .analysis.stepcost.report import notes
-
-        return notes(self.suite, self.costs)
-
-    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
-        from .analysis.stepcost.report import write_report
-
-        return write_report(self.suite, self.costs, folder, tracking_uri, typed, form)
-
-    def print_tables(self, console: Console) -> None:
-        from .analysis.stepcost.terminal import print_tables
-
-        print_tables(self.suite, self.costs, console)
-
-    def record(self) -> dict[str, Any]:
-        from .analysis.stepcost.record import as_record
-
-        return as_record(self.suite, self.costs)
+    ANALYSIS = "stepcost"
 
 
-class TheoryStudy:
+class TheoryStudy(_Survey[TheorySuite]):
     """A theory suite, and what was measured in every cell."""
 
-    def __init__(self, suite: TheorySuite):
-        self.suite = suite
-        self.costs: list[Costs] = []
+    ANALYSIS = "theory"
 
-    def walk(self, obtain: Obtain) -> None:
-        self.costs = survey(self.suite, obtain)
 
-    def results(self) -> list[TrialResult]:
-        return [result for costs in self.costs for result in costs.results]
-
-    def notes(self) -> list[str]:
-        from .analysis.theory.report import notes
-
-        return notes(self.suite, self.costs)
-
-    def write_report(self, folder: Path, tracking_uri: str, typed: str, form: "Form" = "html") -> Path:
-        from .analysis.theory.report import write_report
-
-        return write_report(self.suite, self.costs, folder, tracking_uri, typed, form)
-
-    def print_tables(self, console: Console) -> None:
-        from .analysis.theory.terminal import print_tables
-
-        print_tables(self.suite, self.costs, console)
-
-    def record(self) -> dict[str, Any]:
-        from .analysis.theory.record import as_record
-
-        return as_record(self.suite, self.costs)
+Study: TypeAlias = _Study[Any, Any]
 
 
 def study(suite: Suite) -> Study:

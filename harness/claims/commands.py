@@ -152,7 +152,8 @@ def _run(suite: Suite, served: Sequence[str], typed: str, store: Store, again: A
     runner = Runner(suite, store, tracker, reporter, again)
     found = study(suite)
     runner.run(found.walk)
-    page = found.write_report(Path.cwd() / "reports" / suite.suite, tracker.uri, typed)
+    where = Path.cwd() / "reports" / suite.suite, tracker.uri, typed
+    page = found.fresh_report(*where) or found.write_report(*where)
     if runner.waiting:
         reporter.warn(f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back")
     else:
@@ -179,16 +180,32 @@ def _recorded(suites: dict[str, Suite], store: Store) -> Obtain:
 def _present(
     checked: Sequence[CheckedClaim], command: str, console: Console, as_json: bool, form: "Form" = "html"
 ) -> None:
-    from ..analysis.claims.report import write_report
     from ..analysis.claims.terminal import print_verdicts
 
-    page = write_report(checked, Path.cwd() / "reports" / "claims", tracking_uri(), command, form)
+    page = _page(checked, command, form)
     if as_json:
         record = {"report": str(page), "exit_code": exit_code(checked), "claims": [item.record() for item in checked]}
         click.echo(json.dumps(record, indent=2, allow_nan=False))
         return
     print_verdicts(checked, console)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _page(checked: Sequence[CheckedClaim], command: str, form: "Form") -> Path:
+    """The page of verdicts, written anew if anything has changed."""
+    from ..analysis.freshness import digest, is_fresh, mark
+
+    folder = Path.cwd() / "reports" / "claims"
+    ran = [[(r.trial.id, r.started, r.outcome) for r in item.results()] for item in checked]
+    linked = sorted({page.parent.name for page in folder.parent.glob("*/index.html")} - {folder.name})
+    made_from = digest([item.record() for item in checked], ran, linked, tracking_uri(), command)
+    if form == "html" and is_fresh(folder / "index.html", made_from):
+        return folder / "index.html"
+    from ..analysis.claims.report import write_report
+
+    page = write_report(checked, folder, tracking_uri(), command, form)
+    mark(page, made_from)
+    return page
 
 
 def _command(verb: str, names: Sequence[str], full: bool, folder: Path | None = None) -> str:

@@ -69,7 +69,7 @@ class GapExponent(_Theory):
     name: Literal["gap_exponent"]
 
     def of(self, study: Study) -> Estimate:
-        costs = self._found(study).costs
+        costs = self._found(study).found
         return _estimate(theory.gap_exponent(costs, self.activation), theory.widths(costs, self.activation))
 
 
@@ -80,7 +80,7 @@ class ConvergenceOrder(_Theory):
     method: Literal["ggn", "sgd", "adam"] = "ggn"
 
     def of(self, study: Study) -> Estimate:
-        costs = self._found(study).costs
+        costs = self._found(study).found
         return _estimate(theory.order(costs, self.activation, self.method), theory.widths(costs, self.activation))
 
 
@@ -90,7 +90,7 @@ class BoundRatio(_Theory):
     name: Literal["bound_ratio"]
 
     def of(self, study: Study) -> Estimate:
-        costs = self._found(study).costs
+        costs = self._found(study).found
         ratios = theory.bound_ratios(costs, self.activation)
         if not ratios:
             return _nothing("no step with a bound is recorded")
@@ -104,7 +104,7 @@ class WidthExponent(_Theory):
     name: Literal["width_exponent"]
 
     def of(self, study: Study) -> Estimate:
-        costs = self._found(study).costs
+        costs = self._found(study).found
         return _estimate(theory.width_exponent(costs, self.activation), theory.widths(costs, self.activation))
 
 
@@ -118,7 +118,7 @@ class EpochRate(_Theory):
     def of(self, study: Study) -> Estimate:
         by_seed: dict[int, list[float]] = {}
         widths = set()
-        for result, record in theory.records(self._found(study).costs, self.activation):
+        for result, record in theory.records(self._found(study).found, self.activation):
             width = result.trial.problem.width
             rate = theory.tail_rate(record.epoch_residuals, record)
             if width < self.from_width or math.isnan(rate):
@@ -142,7 +142,7 @@ class StepRatio(Frozen):
         assert isinstance(study, StepCostStudy), "the suite measures no step costs"
         costs = [
             costs
-            for costs in study.costs
+            for costs in study.found
             if costs.cell.device == self.device and self.width in (None, costs.cell.problem.width)
         ]
         results = [result for entry in costs for result in entry.results]
@@ -304,7 +304,7 @@ def loss_at(result: TrialResult, epoch: int) -> float:
 
 
 def _contenders(study: TrainingStudy, problem: str, method: str) -> list[Contender]:
-    return [c for c in study.contenders if c.cell.problem.label == problem and c.method.name == method]
+    return [c for c in study.found if c.cell.problem.label == problem and c.method.name == method]
 
 
 def _clock_trouble(pairs: Sequence[tuple[TrialResult, TrialResult]]) -> str:

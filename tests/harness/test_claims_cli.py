@@ -72,6 +72,12 @@ def test_run_registers_and_saves_and_check_notices_what_moved(
     assert [entry.claim for entry in Registry(workplace / ".ggn").read()] == ["ntk-link"]
     assert {run.data.tags["ggn.claim"] for run in runs("theory")} == {"ntk-link"}
 
+    pages = [workplace / "reports" / name / "index.html" for name in ("theory", "claims")]
+    written = [page.stat().st_mtime_ns for page in pages]
+    commands.run_claims(["ntk-link"], False, "none", None, console, as_json=True)
+    assert json.loads(capsys.readouterr().out)["claims"] == [verdict]
+    assert [page.stat().st_mtime_ns for page in pages] == written  # nothing had changed
+
     assert commands.check_claims(["ntk-link"], False, None, console, as_json=True) == commands.INCONCLUSIVE
     assert json.loads(capsys.readouterr().out)["claims"] == [verdict]
     saved = workplace / "saved"

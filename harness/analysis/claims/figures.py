@@ -54,10 +54,10 @@ def claim_figure(checked: CheckedClaim, folder: Path) -> tuple[str, Path] | None
     if kind in THEORY:
         assert isinstance(study, TheoryStudy)
         caption, draw = THEORY[kind]
-        return (caption, saved(draw(study.costs), stem)) if any(True for _ in records(study.costs)) else None
+        return (caption, saved(draw(study.found), stem)) if any(True for _ in records(study.found)) else None
     if kind == "step_ratio":
         assert isinstance(study, StepCostStudy)
-        drawn = cost_figures(study.suite, summaries(study.suite, study.costs), folder)
+        drawn = cost_figures(study.suite, summaries(study.suite, study.found), folder)
         return next(iter(drawn.items()), None)
     if kind == "grid":
         assert isinstance(study, TrainingStudy)
@@ -103,7 +103,7 @@ def _ratios(parts: Sequence[CheckedPart]) -> Figure | None:
 def _grid(study: TrainingStudy, epoch: int) -> Figure | None:
     """A heat map for each problem: λ downwards, α to the right."""
     losses: dict[str, dict[tuple[float, float], list[float]]] = {}
-    for contender in study.contenders:
+    for contender in study.found:
         if contender.evaluations:
             place = losses.setdefault(contender.cell.problem.label, {})
             place[paper_letters(contender)] = [loss_at(result, epoch) for result in contender.evaluations]
