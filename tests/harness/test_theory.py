@@ -104,8 +104,8 @@ def test_the_gap_closes_with_width_and_a_wrong_damping_keeps_it_open(monkeypatch
     assert wide < narrow / 5
     honest = ggn_core.optimizer.GGN.__init__
 
-    def damped_twice(self: object, model: torch.nn.Module, lr: float = 1.0, damping: float = 0.3) -> None:
-        honest(self, model, lr=lr, damping=2 * damping)  # type: ignore[arg-type]
+    def damped_twice(self: object, model: torch.nn.Module, damping: float = 0.3, **settings: object) -> None:
+        honest(self, model, damping=2 * damping, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ggn_core.optimizer.GGN, "__init__", damped_twice)
     assert gap(6400) > 10 * wide
