@@ -45,7 +45,7 @@ reproduce-full: env
 	$(BIN)/ggn claims run --full
 
 test: env
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --durations=20
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
