@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -104,6 +104,10 @@ class Linearizer:
     def __init__(self, keep_bytes: float = math.inf) -> None:
         self._keep_bytes = keep_bytes
         self._certificates: dict[object, Certificate] = {}
+        # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
+        # would give their memory back to the system, and fetch it anew page by page: a third of a ResNet's step. GPUs
+        # have an allocator that keeps it.
+        self._last_rows: dict[Tensor, Tensor] = {}
 
     def __call__(self, residuals: Tensor, parameters: dict[Tensor, str]) -> Jacobian:
         """The Jacobian of ``residuals``, whose leading dimension counts samples.
@@ -126,7 +130,7 @@ class Linearizer:
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
             seen = [(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)]
-            blocks += _blocks(seen, rows, self._keep_bytes)
+            blocks += _blocks(seen, rows, self._keep_bytes, self._form_rows)
         return Jacobian(blocks, rows, generic, residuals.detach())
 
     def _split(
@@ -148,6 +152,15 @@ class Linearizer:
             served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
         return served, traced.generic | mixed
 
+    def _form_rows(self, parameters: Sequence[Tensor], served: Sequence[tuple[Use, Tensor, Layout]]) -> list[Tensor]:
+        """The explicit rows of each parameter, (o, n, *shape)."""
+        formed: dict[Tensor, Tensor] = {}
+        for parameter in parameters:
+            self._last_rows.pop(parameter, None)
+            formed[parameter] = _summed_rows(parameter, served)
+        self._last_rows = {p: rows for p, rows in formed.items() if rows.device.type == "cpu"}
+        return list(formed.values())
+
     @staticmethod
     def _cotangents(residuals: Tensor, uses: Sequence[Use], rows: Rows, vectorise: bool) -> list[Tensor]:
         """∂(Σ_i residual_ik)/∂z for every output k: rows of different samples do not meet, so one pass serves all i.
@@ -162,7 +175,12 @@ class Linearizer:
         return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
 
 
-def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows, keep_bytes: float) -> list[Block]:
+def _blocks(
+    served: Sequence[tuple[Use, Tensor, Layout]],
+    rows: Rows,
+    keep_bytes: float,
+    form_rows: Callable[[Sequence[Tensor], Sequence[tuple[Use, Tensor, Layout]]], list[Tensor]],
+) -> list[Block]:
     """Gives each parameter the most economical block that all of its uses allow."""
     kinds: dict[Tensor, set[type]] = {}
     for use, _, _ in served:
@@ -178,8 +196,9 @@ def _blocks(served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows, keep_bytes
         look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
         made.append(embedding.block(table, look_ups))
     kept, formed_anew = _within(dense, rows, keep_bytes)
+    rows_of = form_rows(kept, served)
     if kept:
-        made += dense_blocks(kept, [_summed_rows(p, served) for p in kept])
+        made += dense_blocks(kept, rows_of)
     made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows.total) for p in formed_anew]
     return made
 

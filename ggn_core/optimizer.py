@@ -57,7 +57,8 @@ class GGN(torch.optim.Optimizer):
             step in full.
         row_memory_gib: What may be kept, from Gram to update, of the explicit rows that convolutions and normalization
             layers have: n·o for each weight. Beyond, rows are formed twice, and only those of one weight exist at a
-            time; the smallest weights' rows are kept first.
+            time; the smallest weights' rows are kept first. On a CPU what is kept stays until the next step replaces
+            it, which spares the system from finding the memory again.
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.

@@ -67,6 +67,7 @@ def metrics(result: TrialResult, suite: Suite, with_curves: bool) -> "list[Metri
     end = end_time(result)
     summary = suite.metrics(result)
     summary["first_step_seconds"] = result.first_step_seconds
+    summary["gradient_seconds"] = summary.get("gradient_seconds", result.gradient_seconds)
     summary["peak_memory_mib"] = result.peak_memory_mib
     points: list[tuple[str, float | None, int, int]] = [(key, value, end, 0) for key, value in summary.items()]
     if with_curves:
@@ -80,7 +81,7 @@ def metrics(result: TrialResult, suite: Suite, with_curves: bool) -> "list[Metri
 
 def _curve_points(result: TrialResult) -> list[tuple[str, float | None, int, int]]:
     """(key, value, milliseconds, step); the milliseconds run on the training clock, so that MLflow's time axis does."""
-    curve = result.curve
+    curve, gradients = result.curve, result.gradients
     started = milliseconds(result.started)
     points: list[tuple[str, float | None, int, int]] = []
     for step, samples, seconds, epoch, loss, rmse in zip(
@@ -91,6 +92,8 @@ def _curve_points(result: TrialResult) -> list[tuple[str, float | None, int, int
             points.append((key, value, now, step))
         for key, value in (("train_loss_by_samples", loss), ("test_rmse_by_samples", rmse)):
             points.append((key, value, now, samples))
+    for count, loss in zip(gradients, curve.train_loss, strict=False):
+        points.append(("train_loss_by_gradients", loss, started, round(count)))
     return points
 
 

@@ -26,7 +26,7 @@ from .environment import environment, peak_memory_mib
 from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
 from .methods import GgnSettings, MethodConfig, make_method, with_rate
 from .problems import Problem, Split
-from .training import data_record, parameter_count, prepare
+from .training import data_record, first_batch, loss_gradient, parameter_count, prepare
 from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
 
 __all__ = ["measure_steps", "step_error"]
@@ -85,7 +85,7 @@ def step_error(model: nn.Module, batch: Split, damping: float, solver: Solver = 
 
 
 def _largest_error(trial: StepCostTrial, problem: Problem) -> float | None:
-    batch = _batch(trial, problem)
+    batch = first_batch(trial, problem)
     # What momentum, decay and a limit add to the step is held against independent truths by the optimizer's own tests.
     solved = [(method.damping, method.solver) for method in trial.methods if isinstance(method, GgnSettings)]
     return max((step_error(problem.model(), batch, *how) for how in dict.fromkeys(solved)), default=None)
@@ -98,9 +98,9 @@ def _tolerance(trial: StepCostTrial) -> float:
 
 
 def _costs(trial: StepCostTrial, problem: Problem, memory: list[float | None], error: float | None) -> StepCosts:
-    batch, synchronize = _batch(trial, problem), synchronize_on(trial.device)
+    batch, synchronize = first_batch(trial, problem), synchronize_on(trial.device)
     steps = [_step(problem.model(), method, batch) for method in (*trial.methods, trial.methods[0])]
-    steps.append(_gradient(problem.model(), batch))
+    steps.append(loss_gradient(problem.model(), batch))
     repeats = [repeats_for(warm_up(step, synchronize)) for step in steps]
     *step, again, gradient = interleaved(steps, repeats, trial.rounds, trial.seed, synchronize)
     ours = next((method for method in trial.methods if isinstance(method, GgnSettings) and _is_plain(method)), None)
@@ -121,21 +121,9 @@ def _is_plain(settings: GgnSettings) -> bool:
     )
 
 
-def _batch(trial: StepCostTrial, problem: Problem) -> Split:
-    return Split(problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size])
-
-
 def _step(model: nn.Module, settings: MethodConfig, batch: Split) -> Callable[[], object]:
     method = make_method(model, with_rate(settings, TINY))
     return lambda: method.step(batch.inputs, batch.targets)
-
-
-def _gradient(model: nn.Module, batch: Split) -> Callable[[], object]:
-    def gradient() -> None:
-        model.zero_grad()
-        nn.functional.mse_loss(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
-
-    return gradient
 
 
 def _phases(
@@ -191,7 +179,7 @@ def _memory_in_a_child(trial: StepCostTrial, method: MethodConfig) -> float | No
 
 def _memory(trial: StepCostTrial, method: MethodConfig) -> float:
     problem = prepare(trial)
-    step = _step(problem.model(), method, _batch(trial, problem))
+    step = _step(problem.model(), method, first_batch(trial, problem))
     if trial.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(trial.device)
         base = torch.cuda.memory_allocated(trial.device) / 2**20

@@ -1,6 +1,7 @@
 """A training trial: one method on one problem until its budget ends."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,15 +12,16 @@ from ggn_core import NonFiniteError
 
 from .environment import environment, peak_memory_mib
 from .errors import UserError
-from .measure import synchronize_on
+from .measure import interleaved, synchronize_on
 from .methods import Method, make_method
-from .problems import Problem, make_problem
+from .problems import Problem, Split, make_problem
 from .trial import Curve, DataRecord, Outcome, TrainingTrial, Trial, TrialResult
 
-__all__ = ["data_record", "parameter_count", "prepare", "train"]
+__all__ = ["data_record", "first_batch", "loss_gradient", "parameter_count", "prepare", "train"]
 
 EXPLODED = 1e6  # a training loss this many times the initial one counts as diverged
 WARM_UP_STEPS = 3
+GRADIENTS = 9  # timed for the unit of gradient-equivalents
 
 
 def train(trial: TrainingTrial, keep: Callable[[nn.Module], None] | None = None) -> TrialResult:
@@ -38,6 +40,7 @@ def train(trial: TrainingTrial, keep: Callable[[nn.Module], None] | None = None)
     started, clock = time.time(), time.monotonic()  # only the latter is never set back
     problem = prepare(trial)
     first_step_seconds = _warm_up(trial, problem)
+    gradient_seconds = _gradient_seconds(trial, problem)
     model = problem.model()
     curve, outcome, reason = _train(trial, problem, model)
     result = TrialResult(
@@ -48,6 +51,7 @@ def train(trial: TrainingTrial, keep: Callable[[nn.Module], None] | None = None)
         data=data_record(trial, problem),
         parameters=parameter_count(model),
         first_step_seconds=first_step_seconds,
+        gradient_seconds=gradient_seconds,
         wall_seconds=time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=environment(trial.device),
@@ -83,6 +87,21 @@ def data_record(trial: Trial, problem: Problem) -> DataRecord:
         inputs=problem.train.inputs[0].numel(),
         target=problem.target,
     )
+
+
+def first_batch(trial: Trial, problem: Problem) -> Split:
+    """The first samples of the training set, as many as a batch has."""
+    return Split(problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size])
+
+
+def loss_gradient(model: nn.Module, batch: Split) -> Callable[[], object]:
+    """A call that computes one gradient of the mean squared error, forward and backward pass."""
+
+    def gradient() -> None:
+        model.zero_grad()
+        nn.functional.mse_loss(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
+
+    return gradient
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -146,7 +165,7 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
     model = problem.model()
     method = make_method(model, trial.method)
     synchronize = synchronize_on(trial.device)
-    inputs, targets = problem.train.inputs[: trial.batch_size], problem.train.targets[: trial.batch_size]
+    inputs, targets = first_batch(trial, problem)
     start = time.perf_counter()
     first = 0.0
     try:
@@ -158,6 +177,15 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
     except NonFiniteError:
         pass  # the training proper will meet it again, and report it
     return first
+
+
+def _gradient_seconds(trial: TrainingTrial, problem: Problem) -> float:
+    """The median time of one gradient of the loss on a batch."""
+    gradient = loss_gradient(problem.model(), first_batch(trial, problem))
+    for _ in range(WARM_UP_STEPS):
+        gradient()
+    (seconds,) = interleaved([gradient], [1], GRADIENTS, trial.seed, synchronize_on(trial.device))
+    return statistics.median(seconds)
 
 
 @torch.no_grad()

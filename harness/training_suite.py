@@ -159,6 +159,7 @@ class TrainingSuite(Suite):
         censored = found["epochs_to_target"] is None
         if censored and result.curve.epoch:
             found["epochs_to_target"], found["seconds_to_target"] = result.curve.epoch[-1], result.curve.seconds[-1]
+            found["gradients_to_target"] = result.gradients[-1] if result.gradients else None
         return found | {"target_censored": float(censored)}
 
     def trial(self, cell: Cell, method: MethodConfig, seed: int) -> TrainingTrial:

@@ -241,6 +241,8 @@ class TrialResult(Frozen):
         data: The data set; None if the trial did not get as far as loading it.
         parameters: How many numbers the model trains; None where nothing counted them.
         first_step_seconds: The first step of a fresh model and method, which pays for warm-up; not in the curve.
+        gradient_seconds: One gradient of the mean squared error on a batch, forward and backward pass, in the trial's
+            own process: what divides seconds into gradient-equivalents.
         wall_seconds: The whole trial, evaluation included.
         peak_memory_mib: Of the trial's process; None where it could not be read.
         environment: Machine, software and commit.
@@ -256,14 +258,26 @@ class TrialResult(Frozen):
     data: DataRecord | None = None
     parameters: int | None = None
     first_step_seconds: float | None = None
+    gradient_seconds: float | None = None
     wall_seconds: float = 0.0
     peak_memory_mib: float | None = None
     environment: dict[str, str | int | float | bool | None] = {}
     started: float = 0.0
 
-    def at_target(self, target: float, axis: Literal["epoch", "seconds", "step", "samples"]) -> float | None:
+    @property
+    def gradients(self) -> list[float]:
+        """Gradient-equivalents so far, along the curve: training time in units of one gradient on a batch. Empty where
+        the unit was not measured.
+        """
+        unit = self.gradient_seconds
+        return [] if unit is None else [seconds / unit for seconds in self.curve.seconds]
+
+    def at_target(
+        self, target: float, axis: Literal["epoch", "seconds", "step", "samples", "gradients"]
+    ) -> float | None:
         """Where along ``axis`` the training loss first met ``target``; None if it never did (censored)."""
-        for position, loss in zip(getattr(self.curve, axis), self.curve.train_loss, strict=True):
+        positions = self.gradients if axis == "gradients" else getattr(self.curve, axis)
+        for position, loss in zip(positions, self.curve.train_loss, strict=bool(positions)):
             if loss <= target:
                 return float(position)
         return None
@@ -275,6 +289,7 @@ class TrialResult(Frozen):
         return {
             "epochs_to_target": self.at_target(target, "epoch"),
             "seconds_to_target": self.at_target(target, "seconds"),
+            "gradients_to_target": self.at_target(target, "gradients"),
             "final_train_loss": curve.train_loss[-1] if finished else None,
             "final_test_rmse": curve.test_rmse[-1] if finished else None,
             "best_test_rmse": min(curve.test_rmse) if finished else None,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -243,3 +244,34 @@ def test_float32_stays_float32_and_close_to_double() -> None:
     loss = GGN(model).step(lambda: model(x) - y)
     assert loss.dtype == torch.float32
     assert torch.allclose(_flat(model) - before, change, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_are_held_until_their_successors_and_no_longer() -> None:
+    """At most one generation of explicit rows is alive between steps, and none of what is not trained any more."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+    x, y = torch.randn(5, 2, 4, 4), torch.randn(5, 1)
+    optimizer = GGN(model, damping=1.0)
+    held = optimizer._make_system._linearize
+
+    def step() -> list[weakref.ref[torch.Tensor]]:
+        optimizer.step(lambda: model(x) - y)
+        return [weakref.ref(rows) for rows in held._last_rows.values()]
+
+    first = step()
+    assert len(first) == 2  # of the convolution's weight and bias
+    assert all(rows() is not None for rows in first)
+    second = step()
+    assert [rows() for rows in first] == [None, None]
+    model[0].weight.requires_grad_(False)
+    (only,) = step()
+    assert [rows() for rows in second] == [None, None]
+    kept = only()
+    assert kept is not None
+    assert kept.shape == (1, 5, 3)  # the bias's
+
+
+def test_rows_beyond_the_budget_are_not_held() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+    optimizer = GGN(model, damping=1.0, row_memory_gib=0)
+    optimizer.step(lambda: model(torch.randn(5, 2, 4, 4)))
+    assert optimizer._make_system._linearize._last_rows == {}

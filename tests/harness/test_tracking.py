@@ -91,6 +91,20 @@ def test_nan_and_infinity_do_not_reach_mlflow_and_are_not_lost(tracker: Tracker)
     assert loaded.peak_memory_mib == math.inf
 
 
+def test_the_loss_runs_along_steps_samples_and_gradients(tracker: Tracker) -> None:
+    losses = (1.0, 0.9, 0.8)
+    tracker.record(make_result(TRIALS[0], losses, gradient_seconds=0.25), EVALUATION)
+    (run,) = [run for run in runs() if "ggn.trial" in run.data.tags]
+    from mlflow import MlflowClient
+
+    for key, steps in {"": (0, 6, 12), "_by_samples": (0, 96, 192), "_by_gradients": (0, 4, 8)}.items():
+        history = MlflowClient().get_metric_history(run.info.run_id, f"train_loss{key}")
+        assert [(point.step, point.value) for point in history] == list(zip(steps, losses, strict=True))
+    assert run.data.metrics["gradient_seconds"] == 0.25
+    assert run.data.metrics["target_censored"] == 1  # what was spent stands for the time to a target that was missed
+    assert run.data.metrics["gradients_to_target"] == 8
+
+
 def test_a_clock_that_jumps_loses_and_doubles_nothing(tracker: Tracker, workplace: Path) -> None:
     store = Store(workplace)
     jumped = [make_result(TRIALS[0], started=started, wall_seconds=-3600.0) for started in (1.9e9, 1.6e9)]

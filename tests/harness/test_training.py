@@ -30,6 +30,32 @@ def test_the_curve_counts_steps_samples_epochs_and_seconds(method: str) -> None:
     assert result.peak_memory_mib > 10
 
 
+def test_gradient_equivalents_are_seconds_over_the_time_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a gradient takes 10 ms and a step of SGD is little else, three steps an epoch are about three gradients."""
+    import time
+
+    def slow(module: object, inputs: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.01)
+        return honest(module, inputs)  # type: ignore[arg-type]
+
+    honest = torch.nn.Sequential.forward
+    monkeypatch.setattr(torch.nn.Sequential, "forward", slow)
+    result = train(make_trial(method={"name": "sgd"}))
+    assert result.gradient_seconds is not None
+    assert result.gradient_seconds > 0.01
+    steps_in_gradients = [found / step for found, step in zip(result.gradients[1:], result.curve.step[1:], strict=True)]
+    assert steps_in_gradients == pytest.approx([1.0] * 4, rel=0.3)
+    loss = result.curve.train_loss[2]
+    assert result.at_target(loss, "gradients") == result.curve.seconds[2] / result.gradient_seconds
+    assert result.summary(loss)["gradients_to_target"] == result.at_target(loss, "gradients")
+
+
+def test_a_result_without_the_unit_has_no_gradient_equivalents() -> None:
+    result = train(make_trial()).model_copy(update={"gradient_seconds": None})
+    assert result.gradients == []
+    assert result.at_target(1e9, "gradients") is None
+
+
 def test_the_clock_stops_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluation made slow on purpose adds to the wall time, and not to the curve."""
     import time

@@ -1,5 +1,6 @@
 """Figures of a sweep. Lines are medians over seeds, bands run from the lowest seed to the highest."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ __all__ = ["curve_figures"]
 
 DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1)]  # told apart in print without colour
 
-AXES = {"epoch": "epochs", "seconds": "seconds of training"}
+AXES = {"epoch": "epochs", "seconds": "seconds of training", "gradients": "gradient-equivalents"}
+DRAWN = [("train_loss", axis) for axis in AXES] + [("test_rmse", "epoch"), ("test_rmse", "seconds")]
 LOSS = "training loss (MSE, standardised)"
 
 
 def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder: Path) -> dict[str, Path]:
     """Draws training loss and test error against epochs and seconds, one panel a cell; SVG and PNG files.
+
+    The loss also against gradient-equivalents, where all results tell their unit.
 
     Returns:
         Caption → the SVG file. Empty if nothing has been evaluated.
@@ -43,16 +47,18 @@ def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder:
     unit = units.pop() if len(units) == 1 else "in each target's unit"
     error = f"test RMSE ({unit})" if unit else "test RMSE"
     drawn = {}
-    for quantity, label in (("train_loss", LOSS), ("test_rmse", error)):
-        for axis, axis_label in AXES.items():
-            # The loss is on standardised targets everywhere; errors of several problems share no scale.
-            shared = quantity == "train_loss" or len({problem.label for problem in suite.problem}) == 1
-            figure = _panels(frame, axis, quantity, label, shared)
-            stem = folder / f"{quantity}_by_{axis}"
-            for suffix in (".svg", ".png"):
-                figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
-            drawn[f"{label[0].upper()}{label[1:]} against {axis_label}"] = stem.with_suffix(".svg")
-            plt.close(figure)
+    for quantity, axis in DRAWN:
+        if frame[axis].isna().any():
+            continue
+        label = LOSS if quantity == "train_loss" else error
+        # The loss is on standardised targets everywhere; errors of several problems share no scale.
+        shared = quantity == "train_loss" or len({problem.label for problem in suite.problem}) == 1
+        figure = _panels(frame, axis, quantity, label, shared)
+        stem = folder / f"{quantity}_by_{axis}"
+        for suffix in (".svg", ".png"):
+            figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
+        drawn[f"{label[0].upper()}{label[1:]} against {AXES[axis]}"] = stem.with_suffix(".svg")
+        plt.close(figure)
     return drawn | profile_figure(suite, contenders, folder)
 
 
@@ -84,13 +90,19 @@ def _dashes(count: int) -> list[Any]:
 
 
 def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFrame:
-    """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis."""
+    """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis.
+
+    ``gradients`` is the same in units of one gradient; NaN where a result does not tell the unit.
+    """
     name = Labels(suite)
     records = []
     for contender in contenders:
-        curves = [result.curve for result in contender.evaluations if result.curve.epoch]
-        if not curves:
+        results = [result for result in contender.evaluations if result.curve.epoch]
+        if not results:
             continue
+        curves = [result.curve for result in results]
+        units = [result.gradient_seconds for result in results if result.gradient_seconds is not None]
+        unit = float(np.median(units)) if len(units) == len(results) else math.nan
         longest = max(len(curve.epoch) for curve in curves)
         seconds = [
             float(np.median([curve.seconds[i] for curve in curves if i < len(curve.seconds)])) for i in range(longest)
@@ -105,6 +117,7 @@ def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFram
                         "seed": seed,
                         "epoch": epoch,
                         "seconds": seconds[i],
+                        "gradients": seconds[i] / unit,
                         "train_loss": curve.train_loss[i],
                         "test_rmse": curve.test_rmse[i],
                     }

@@ -182,6 +182,17 @@ def test_markdown_says_what_the_page_says(tmp_path: Path) -> None:
     assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {file.name for file in tmp_path.glob("*.svg")}
 
 
+def test_gradient_equivalents_are_drawn_where_every_result_tells_their_unit(tmp_path: Path) -> None:
+    def obtain(trial: TrainingTrial, role: str) -> TrialResult:
+        unit = None if trial.seed == 2 and not all_tell else 0.02
+        return _obtain(trial, role).model_copy(update={"gradient_seconds": unit})
+
+    for all_tell in (False, True):
+        write_report(SUITE, sweep(SUITE, obtain), tmp_path, "x", "example")
+        assert (tmp_path / "train_loss_by_gradients.svg").exists() == all_tell
+    assert "gradient-equivalents" in (tmp_path / "train_loss_by_gradients.svg").read_text()
+
+
 def test_text_of_suites_and_errors_is_not_markup_in_markdown(tmp_path: Path) -> None:
     reason = "1|2 <b>*x*</b> `y` __init__ [a](b) a_b\\c &lt;"
 
