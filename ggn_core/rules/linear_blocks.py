@@ -176,7 +176,7 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
     left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
     shared = left.shared is not None or right.shared is not None
     for block in lower_blocks(size, max(lefts[0].shape[2], rights[0].shape[2]), n if shared else 1):
-        tile = gram[block, : block.stop]
+        tile = gram[block.start :, block]
         if shared:  # (b n, c n) -> (b, n, c, n), over which what all outputs share, (1, n, 1, n), is broadcast
             tile = torch.unflatten(torch.unflatten(tile, 1, (-1, n)), 0, (-1, n))
         tile.addcmul_(left(block, tile), right(block, tile))
@@ -192,7 +192,7 @@ class _Products:
     def __call__(self, block: slice, tile: Tensor) -> Tensor:
         if self.shared is not None:
             return self.shared
-        return self._of(self.x[block], self.y[: block.stop]).view(tile.shape)
+        return self._of(self.x[block.start :], self.y[block]).view(tile.shape)
 
     def _of(self, x: Tensor, y: Tensor) -> Tensor:
         products = x @ y.T

@@ -7,18 +7,19 @@ from torch import Tensor
 
 __all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
 
-# Rows of one block. Smaller ones save more of the upper triangle, and make products that are too thin to be fast.
-BLOCK_ROWS = 64
+# Columns of one block. Fewer save more of the upper triangle, and make products that are too thin to be fast. Blocks of
+# rows, short and wide, are up to a fifth slower than these, narrow and tall.
+BLOCK_COLUMNS = 64
 
 # Multiply-adds of a whole product below which one block is faster than several: a fraction of a millisecond's work.
 LEAST_WORK = 2**24
 
 
 def lower_blocks(size: int, entries: int, unit: int = 1) -> Iterator[slice]:
-    """Block rows that cover ``size`` rows; block ``b`` meets the lower triangle in the columns up to ``b.stop``.
+    """Block columns that cover ``size`` columns; block ``b`` meets the lower triangle in the rows from ``b.start`` on.
 
     Args:
-        size: Number of rows, a multiple of ``unit``.
+        size: Number of columns, a multiple of ``unit``.
         entries: Of a row of the factors: the length of the inner products.
         unit: Blocks begin and end at multiples of it.
     """
@@ -26,7 +27,7 @@ def lower_blocks(size: int, entries: int, unit: int = 1) -> Iterator[slice]:
         yield slice(0, size)
         return
     units = size // unit
-    step = -(-units // -(-size // BLOCK_ROWS)) * unit  # even blocks, whole units each
+    step = -(-units // -(-size // BLOCK_COLUMNS)) * unit  # even blocks, whole units each
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
@@ -34,7 +35,7 @@ def lower_blocks(size: int, entries: int, unit: int = 1) -> Iterator[slice]:
 def add_outer_(gram: Tensor, rows: Tensor) -> None:
     """Adds the Gram of explicit rows (N, m) to the lower triangle of ``gram`` (N, N)."""
     for block in lower_blocks(*rows.shape):
-        gram[block, : block.stop].addmm_(rows[block], rows[: block.stop].T)
+        gram[block.start :, block].addmm_(rows[block.start :], rows[block].T)
 
 
 def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
@@ -46,8 +47,8 @@ def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
     """
     if out is None:
         out = torch.empty_like(lower)
-    for start in range(0, len(lower), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
+    for start in range(0, len(lower), BLOCK_COLUMNS):
+        block = slice(start, start + BLOCK_COLUMNS)
         left, corner = lower[block, :start], lower[block, block]
         out[block, :start] = left
         out[:start, block] = left.T
@@ -57,4 +58,4 @@ def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
 
 def in_one_block(size: int) -> bool:
     """Whether one block covers all rows, and so the triangle above the diagonal as well."""
-    return size <= BLOCK_ROWS
+    return size <= BLOCK_COLUMNS

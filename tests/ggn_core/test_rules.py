@@ -91,6 +91,6 @@ def test_the_triangle_may_be_summed_up_in_small_blocks(
     model, inputs = case.model(outputs).double(), case.inputs(7)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     exact = dense_gram(model, inputs)
-    monkeypatch.setattr(triangle, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(triangle, "BLOCK_COLUMNS", 4)
     monkeypatch.setattr(triangle, "LEAST_WORK", 0)
     assert torch.allclose(gram(model, inputs), exact, rtol=1e-10, atol=1e-10 * float(exact.abs().max()))

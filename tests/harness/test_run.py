@@ -157,6 +157,7 @@ def test_settings_that_the_search_leaves_as_they_were_are_evaluated_once(copy: P
     assert "GGN, default" in (copy / "reports" / "tiny" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_results_of_other_code_are_told_and_computed_again_when_asked(copy: Path) -> None:
     trials = sorted((copy / ".ggn" / "trials").glob("*.json"))
     old = [path for path in trials if json.loads(path.read_text())["trial"]["seed"] < 1000][:3]
