@@ -12,7 +12,7 @@ from ggn_core import NonFiniteError
 
 from .environment import environment, peak_memory_mib
 from .errors import UserError
-from .measure import interleaved, synchronize_on
+from .measure import synchronize_on
 from .methods import Method, make_method
 from .problems import Problem, Split, make_problem
 from .trial import Curve, DataRecord, Outcome, TrainingTrial, Trial, TrialResult
@@ -181,11 +181,14 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
 
 def _gradient_seconds(trial: TrainingTrial, problem: Problem) -> float:
     """The median time of one gradient of the loss on a batch."""
-    gradient = loss_gradient(problem.model(), first_batch(trial, problem))
-    for _ in range(WARM_UP_STEPS):
+    gradient, synchronize = loss_gradient(problem.model(), first_batch(trial, problem)), synchronize_on(trial.device)
+    seconds = []
+    for _ in range(WARM_UP_STEPS + GRADIENTS):
+        start = time.perf_counter()
         gradient()
-    (seconds,) = interleaved([gradient], [1], GRADIENTS, trial.seed, synchronize_on(trial.device))
-    return statistics.median(seconds)
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UP_STEPS:])
 
 
 @torch.no_grad()
