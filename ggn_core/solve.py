@@ -134,7 +134,9 @@ def _factor(
     """The Cholesky factor of the damped matrix, and LAPACK's info: 0 if there is one."""
     size, device = len(matrix), matrix.device
     damped = workspace.square(f"damped in {dtype}", size, dtype, device).copy_(matrix)
-    damped.diagonal().copy_((matrix.diagonal() + damping) * (1 + jitter))
+    diagonal = damped.diagonal().add_(damping)
+    if jitter:
+        diagonal.mul_(1 + jitter)
     factor = workspace.square(f"factor in {dtype}", size, dtype, device).T  # column by column, as LAPACK writes it
     info = torch.empty((), dtype=torch.int32, device=device)
     torch.linalg.cholesky_ex(damped, out=(factor, info))

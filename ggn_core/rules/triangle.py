@@ -39,7 +39,7 @@ def add_outer_(gram: Tensor, rows: Tensor) -> None:
 
 
 def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
-    """The symmetric matrix with this lower triangle; what stands above the diagonal counts for nothing.
+    """The symmetric matrix with this lower triangle; what stands above the diagonal counts only if all is one block.
 
     Args:
         lower: (N, N).
@@ -47,6 +47,8 @@ def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
     """
     if out is None:
         out = torch.empty_like(lower)
+    if in_one_block(len(lower)):
+        return out.copy_(lower)
     for start in range(0, len(lower), BLOCK_COLUMNS):
         block = slice(start, start + BLOCK_COLUMNS)
         left, corner = lower[block, :start], lower[block, block]
