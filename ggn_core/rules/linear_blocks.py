@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Block, Layout, Plan, Rows
 from .dense import DenseBlock
 from .linear import LinearUse
-from .triangle import add_outer_, in_one_block, lower_blocks
+from .triangle import add_outer_, is_one_product, lower_blocks
 
 __all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
 
@@ -168,14 +168,15 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
         with_bias: Whether the 1 is added.
     """
     size, n = gram.shape[0], lefts[0].shape[1]
-    if size == n and in_one_block(size):  # one output, a small batch: the same in fewer steps, for here they count
+    entries = max(lefts[0].shape[2], rights[0].shape[2])
+    if size == n and is_one_product(size, entries):  # one output: the same in fewer steps, for here they count
         (x, y), (a, b) = lefts, rights
         products = a[0] @ b[0].T
         gram.addcmul_(x[0] @ y[0].T, products.add_(1) if with_bias else products)
         return
     left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
     shared = left.shared is not None or right.shared is not None
-    for block in lower_blocks(size, max(lefts[0].shape[2], rights[0].shape[2]), n if shared else 1):
+    for block in lower_blocks(size, entries, n if shared else 1):
         tile = gram[block.start :, block]
         if shared:  # (b n, c n) -> (b, n, c, n), over which what all outputs share, (1, n, 1, n), is broadcast
             tile = torch.unflatten(torch.unflatten(tile, 1, (-1, n)), 0, (-1, n))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["add_outer_", "in_one_block", "lower_blocks", "mirrored"]
+__all__ = ["add_outer_", "is_one_product", "lower_blocks", "mirrored"]
 
 # Columns of one block. Fewer save more of the upper triangle, and make products that are too thin to be fast. Blocks of
 # rows, short and wide, are up to a fifth slower than these, narrow and tall.
@@ -23,7 +23,7 @@ def lower_blocks(size: int, entries: int, unit: int = 1) -> Iterator[slice]:
         entries: Of a row of the factors: the length of the inner products.
         unit: Blocks begin and end at multiples of it.
     """
-    if size**2 * entries < LEAST_WORK:
+    if is_one_product(size, entries):
         yield slice(0, size)
         return
     units = size // unit
@@ -56,6 +56,11 @@ def mirrored(lower: Tensor, out: Tensor | None = None) -> Tensor:
         out[:start, block] = left.T
         out[block, block] = corner.tril() + corner.tril(-1).T
     return out
+
+
+def is_one_product(size: int, entries: int) -> bool:
+    """Whether a Gram matrix of so many rows, with so many entries each, is computed whole."""
+    return in_one_block(size) or size**2 * entries < LEAST_WORK
 
 
 def in_one_block(size: int) -> bool:
