@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
+from ..figure_files import saved
 from ..labels import Labels
 from .overall import FACTORS, profiles
 
@@ -54,11 +55,7 @@ def curve_figures(suite: TrainingSuite, contenders: Sequence[Contender], folder:
         # The loss is on standardised targets everywhere; errors of several problems share no scale.
         shared = quantity == "train_loss" or len({problem.label for problem in suite.problem}) == 1
         figure = _panels(frame, axis, quantity, label, shared)
-        stem = folder / f"{quantity}_by_{axis}"
-        for suffix in (".svg", ".png"):
-            figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
-        drawn[f"{label[0].upper()}{label[1:]} against {AXES[axis]}"] = stem.with_suffix(".svg")
-        plt.close(figure)
+        drawn[f"{label[0].upper()}{label[1:]} against {AXES[axis]}"] = saved(figure, folder / f"{quantity}_by_{axis}")
     return drawn | profile_figure(suite, contenders, folder)
 
 
@@ -74,15 +71,8 @@ def profile_figure(suite: TrainingSuite, contenders: Sequence[Contender], folder
         panel.set(title=key.replace("_", " "), xlabel="within this factor of the best method", ylim=(-0.02, 1.02))
     panels[0].set_ylabel("share of seeds and cells")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncol=4, frameon=False)
-    stem = folder / "profiles"
-    for suffix in (".svg", ".png"):
-        figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
-    plt.close(figure)
-    return {
-        "Performance profiles: the share of seeds and cells that a method brings to the target": stem.with_suffix(
-            ".svg"
-        )
-    }
+    caption = "Performance profiles: the share of seeds and cells that a method brings to the target"
+    return {caption: saved(figure, folder / "profiles")}
 
 
 def _dashes(count: int) -> list[Any]:
@@ -90,62 +80,67 @@ def _dashes(count: int) -> list[Any]:
 
 
 def _frame(suite: TrainingSuite, contenders: Sequence[Contender]) -> pd.DataFrame:
-    """One row an evaluation point; ``seconds`` is the median over seeds at that point, so that seeds share an axis.
+    """One row an evaluation point of a contender: of each quantity the median over seeds, the least and the greatest.
 
-    ``gradients`` is the same in units of one gradient; NaN where a result does not tell the unit.
+    ``seconds`` is the median too, so that seeds share an axis; ``gradients`` the same in units of one gradient, NaN
+    where a result does not tell the unit.
     """
     name = Labels(suite)
     records = []
     for contender in contenders:
         results = [result for result in contender.evaluations if result.curve.epoch]
-        if not results:
-            continue
-        curves = [result.curve for result in results]
         units = [result.gradient_seconds for result in results if result.gradient_seconds is not None]
-        unit = float(np.median(units)) if len(units) == len(results) else math.nan
-        longest = max(len(curve.epoch) for curve in curves)
-        seconds = [
-            float(np.median([curve.seconds[i] for curve in curves if i < len(curve.seconds)])) for i in range(longest)
-        ]
-        for seed, curve in enumerate(curves):
-            for i, epoch in enumerate(curve.epoch):
-                records.append(
-                    {
-                        "cell": name.cell(contender.cell),
-                        "target": suite.target_of(contender.cell.problem),
-                        "method": name.method(contender.method),
-                        "seed": seed,
-                        "epoch": epoch,
-                        "seconds": seconds[i],
-                        "gradients": seconds[i] / unit,
-                        "train_loss": curve.train_loss[i],
-                        "test_rmse": curve.test_rmse[i],
-                    }
-                )
+        unit = float(np.median(units)) if units and len(units) == len(results) else math.nan
+        for i in range(max((len(result.curve.epoch) for result in results), default=0)):
+            reached = [result.curve for result in results if i < len(result.curve.epoch)]
+            seconds = float(np.median([curve.seconds[i] for curve in reached]))
+            record = {
+                "cell": name.cell(contender.cell),
+                "target": suite.target_of(contender.cell.problem),
+                "method": name.method(contender.method),
+                "epoch": reached[0].epoch[i],
+                "seconds": seconds,
+                "gradients": seconds / unit,
+            }
+            for quantity in ("train_loss", "test_rmse"):
+                values = [getattr(curve, quantity)[i] for curve in reached]
+                record |= {
+                    quantity: float(np.median(values)),
+                    f"{quantity}_least": min(values),
+                    f"{quantity}_greatest": max(values),
+                }
+            records.append(record)
     return pd.DataFrame.from_records(records)
 
 
 def _panels(frame: pd.DataFrame, axis: str, quantity: str, label: str, shared: bool) -> Figure:
     cells = frame["cell"].nunique()
     methods = list(frame["method"].unique())
+    colours = dict(zip(methods, sns.color_palette(n_colors=len(methods)), strict=True))
     grid = sns.relplot(
         data=frame,
         x=axis,
         y=quantity,
         hue="method",
         style="method",
+        palette=colours,
         dashes=DASHES[: len(methods)] if len(methods) <= len(DASHES) else True,
         hue_order=methods,
         style_order=methods,
         col="cell",
         col_wrap=min(cells, 2 if cells <= 4 else 3),
         kind="line",
-        estimator="median",
-        errorbar=("pi", 100),
+        estimator=None,
+        errorbar=None,
         height=3.0,
         aspect=1.35,
         facet_kws={"sharex": axis == "epoch", "sharey": shared},
     )
+    for (cell, method), points in frame.groupby(["cell", "method"], sort=False):
+        grid.axes_dict[cell].fill_between(
+            points[axis], points[f"{quantity}_least"], points[f"{quantity}_greatest"],
+            color=colours[method], alpha=0.2, linewidth=0,
+        )  # fmt: skip
     grid.set_axis_labels(AXES[axis], label)
     grid.set_titles("{col_name}")
     targets = frame.drop_duplicates("cell").set_index("cell")["target"]
