@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -130,7 +130,7 @@ class Linearizer:
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
             seen = [(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)]
-            blocks += _blocks(seen, rows, self._keep_bytes, self._form_rows)
+            blocks += self._blocks(seen, rows)
         return Jacobian(blocks, rows, generic, residuals.detach())
 
     def _split(
@@ -151,6 +151,28 @@ class Linearizer:
         if mixed:
             served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
         return served, traced.generic | mixed
+
+    def _blocks(self, served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:
+        """Gives each parameter the most economical block that all of its uses allow."""
+        kinds: dict[Tensor, set[type]] = {}
+        for use, _, _ in served:
+            for parameter in use.parameters:
+                kinds.setdefault(parameter, set()).add(type(use))
+        linear_only = {p for p, kind in kinds.items() if kind == {LinearUse}}
+        looked_up = {p for p, kind in kinds.items() if kind == {EmbeddingUse}}
+        dense = [p for p in kinds if p not in linear_only and p not in looked_up]
+
+        products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
+        made = linear_blocks.blocks(products, linear_only, rows)
+        for table in looked_up:
+            look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
+            made.append(embedding.block(table, look_ups))
+        kept, formed_anew = _within(dense, rows, self._keep_bytes)
+        rows_of = self._form_rows(kept, served)
+        if kept:
+            made += dense_blocks(kept, rows_of)
+        made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows.total) for p in formed_anew]
+        return made
 
     def _form_rows(self, parameters: Sequence[Tensor], served: Sequence[tuple[Use, Tensor, Layout]]) -> list[Tensor]:
         """The explicit rows of each parameter, (o, n, *shape)."""
@@ -173,34 +195,6 @@ class Linearizer:
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
         edges = [use.edge for use in uses]
         return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
-
-
-def _blocks(
-    served: Sequence[tuple[Use, Tensor, Layout]],
-    rows: Rows,
-    keep_bytes: float,
-    form_rows: Callable[[Sequence[Tensor], Sequence[tuple[Use, Tensor, Layout]]], list[Tensor]],
-) -> list[Block]:
-    """Gives each parameter the most economical block that all of its uses allow."""
-    kinds: dict[Tensor, set[type]] = {}
-    for use, _, _ in served:
-        for parameter in use.parameters:
-            kinds.setdefault(parameter, set()).add(type(use))
-    linear_only = {p for p, kind in kinds.items() if kind == {LinearUse}}
-    looked_up = {p for p, kind in kinds.items() if kind == {EmbeddingUse}}
-    dense = [p for p in kinds if p not in linear_only and p not in looked_up]
-
-    products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
-    made = linear_blocks.blocks(products, linear_only, rows)
-    for table in looked_up:
-        look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
-        made.append(embedding.block(table, look_ups))
-    kept, formed_anew = _within(dense, rows, keep_bytes)
-    rows_of = form_rows(kept, served)
-    if kept:
-        made += dense_blocks(kept, rows_of)
-    made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows.total) for p in formed_anew]
-    return made
 
 
 def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:

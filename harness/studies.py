@@ -80,10 +80,9 @@ class _Study(ABC, Generic[S, F]):
         return importlib.import_module(f"{__package__}.analysis.{self.ANALYSIS}.{module}")
 
     def _digest(self, tracking_uri: str, typed: str) -> str:
-        from .analysis.freshness import digest
+        from .analysis.freshness import digest, runs
 
-        ran = [(result.trial.id, result.started, result.outcome) for result in self.results()]
-        return digest(self.suite.model_dump(mode="json"), ran, self._searched(), tracking_uri, typed)
+        return digest(self.suite.model_dump(mode="json"), runs(self.results()), self._searched(), tracking_uri, typed)
 
     def _searched(self) -> Any:
         """What came of trials that are not among the results."""
@@ -99,7 +98,7 @@ class TrainingStudy(_Study[TrainingSuite, Contender]):
         self.found = sweep(self.suite, obtain)
 
     def results(self) -> list[TrialResult]:
-        return [result for contender in self.found for result in (*contender.evaluations, *contender.untuned)]
+        return [result for contender in self.found for result in contender.results]
 
     def _searched(self) -> Any:
         return [[candidate.model_dump(mode="json") for candidate in contender.candidates] for contender in self.found]

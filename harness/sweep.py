@@ -49,6 +49,11 @@ class Contender:
     evaluations: list[TrialResult] = field(default_factory=list)
     untuned: list[TrialResult] = field(default_factory=list)
 
+    @property
+    def results(self) -> list[TrialResult]:
+        """Of all its evaluations, with searched and with untuned settings."""
+        return [*self.evaluations, *self.untuned]
+
 
 @dataclass
 class Costs:

@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..store import write_atomically
+from ..trial import TrialResult
 
-__all__ = ["digest", "is_fresh", "mark"]
+__all__ = ["digest", "is_fresh", "mark", "runs"]
 
 FOLDER = Path(__file__).parent
+
+
+def runs(results: Sequence[TrialResult]) -> list[tuple[str, float, str]]:
+    """What tells these results from those of any other run of the same trials."""
+    return [(result.trial.id, result.started, result.outcome) for result in results]
 
 
 def digest(*facts: Any) -> str:

@@ -10,11 +10,16 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..store import write_atomically
+from ..suite import Suite
+from ..sweep import Costs
 from ..trial import DataRecord, TrialResult
 from . import labels
 from .formats import interval, number, ratio
+from .plain import plain
 
-__all__ = ["Form", "figure_address", "provenance", "provenance_notes", "trials", "write_page"]
+__all__ = [
+    "Form", "figure_address", "provenance", "provenance_notes", "report_record", "trials", "with_trials", "write_page",
+]  # fmt: skip
 
 Form = Literal["html", "md"]
 
@@ -83,6 +88,17 @@ def trials(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
         }
         for result in results
     ]
+
+
+def with_trials(rows: Sequence[dict[str, Any]], found: Sequence[Costs]) -> list[dict[str, Any]]:
+    """The rows of a suite without a search, with the trials behind each."""
+    return [row | {"trials": trials(costs.results)} for row, costs in zip(rows, found, strict=True)]
+
+
+def report_record(suite: Suite, notes: Sequence[str], data: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    """What a report says, as plain data: its sections between what was asked and where the results come from."""
+    asked = {"question": suite.question, "notes": notes}
+    return plain(asked | sections | {key: data[key] for key in ("data", "environments")})  # type: ignore[no-any-return]
 
 
 def provenance_notes(results: Sequence[TrialResult], expected: int) -> list[str]:

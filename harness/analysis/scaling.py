@@ -6,14 +6,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..trial import TrialResult
 from .aggregate import log_ratios, medians
 from .formats import number
 from .statistics import CONFIDENCE, FloatArray, Interval
 
-__all__ = ["MIN_SIZES", "Crossing", "crossover", "exponent"]
+__all__ = ["MIN_SIZES", "SHAPE", "Crossing", "crossover", "exponent", "parameters"]
 
 MIN_SIZES = 3  # fewer points make a line of anything
 RESAMPLES = 2_000
+
+# What the number of parameters depends on, and what it stands for where it is the axis.
+SHAPE = ("width", "depth")
 
 
 class Crossing(NamedTuple):
@@ -55,6 +59,11 @@ class Crossing(NamedTuple):
 
     def _end(self, size: float) -> str:
         return "below" if size == 0 else "beyond" if math.isinf(size) else number(size)
+
+
+def parameters(results: Sequence[TrialResult]) -> int | None:
+    """How many parameters the model of these results has; None where nothing counted them."""
+    return next((result.parameters for result in results if result.parameters is not None), None)
 
 
 def exponent(costs: Mapping[float, Sequence[float]]) -> Interval:

@@ -193,10 +193,10 @@ def _present(
 
 def _page(checked: Sequence[CheckedClaim], command: str, form: "Form") -> Path:
     """The page of verdicts, written anew if anything has changed."""
-    from ..analysis.freshness import digest, is_fresh, mark
+    from ..analysis.freshness import digest, is_fresh, mark, runs
 
     folder = Path.cwd() / "reports" / "claims"
-    ran = [[(r.trial.id, r.started, r.outcome) for r in item.results()] for item in checked]
+    ran = [runs(item.results()) for item in checked]
     linked = sorted({page.parent.name for page in folder.parent.glob("*/index.html")} - {folder.name})
     made_from = digest([item.record() for item in checked], ran, linked, tracking_uri(), command)
     if form == "html" and is_fresh(folder / "index.html", made_from):

@@ -8,15 +8,13 @@ from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
 from ...trial import StepCosts
 from ..labels import Labels
-from ..scaling import MIN_SIZES, Crossing, crossover, exponent
+from ..scaling import MIN_SIZES, SHAPE, Crossing, crossover, exponent, parameters
 from ..statistics import Interval
 from .summary import CellSummary, pooled
 
-__all__ = ["AXES", "Crossover", "Growth", "crossovers", "growths", "parameters"]
+__all__ = ["AXES", "Crossover", "Growth", "crossovers", "growths"]
 
 AXES = ("width", "batch_size")
-# What the number of parameters depends on, and what it stands for where it is the axis.
-SHAPE = ("width", "depth")
 
 
 class Growth(NamedTuple):
@@ -81,11 +79,6 @@ def crossovers(suite: StepCostSuite, cells: Sequence[CellSummary]) -> list[Cross
     return crossed
 
 
-def parameters(costs: Costs) -> int | None:
-    """How many parameters the cell's model has; None where nothing counted them."""
-    return next((result.parameters for result in costs.results if result.parameters is not None), None)
-
-
 def _lines(suite: StepCostSuite, found: Sequence[Costs], least: int) -> list[tuple[str, str, dict[float, list[Costs]]]]:
     """(axis, rest of the cell, size → cells), for every axis along which at least so many sizes were timed."""
     label = Labels(suite)
@@ -96,7 +89,7 @@ def _lines(suite: StepCostSuite, found: Sequence[Costs], least: int) -> list[tup
         if axis in swept
     ]
     if any(axis in swept for axis in SHAPE):
-        axes.append(("parameters", SHAPE, parameters))
+        axes.append(("parameters", SHAPE, lambda costs: parameters(costs.results)))
     lines = []
     for axis, without, size_of in axes:
         by_rest: dict[str, dict[float, list[Costs]]] = {}

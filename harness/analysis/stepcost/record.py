@@ -5,8 +5,7 @@ from typing import Any
 
 from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
-from ..page import trials
-from ..plain import plain
+from ..page import report_record, with_trials
 from .report import notes, report_data
 from .terminal import as_records
 
@@ -16,13 +15,9 @@ __all__ = ["as_record"]
 def as_record(suite: StepCostSuite, found: Sequence[Costs]) -> dict[str, Any]:
     """The report's numbers, section by section; see ``plain``."""
     data = report_data(suite, found)
-    record = {
-        "question": suite.question,
-        "notes": notes(suite, found),
+    sections = {
         "answers": data["answers"],
-        "rows": [
-            row | {"trials": trials(costs.results)} for row, costs in zip(as_records(suite, found), found, strict=True)
-        ],
+        "rows": with_trials(as_records(suite, found), found),
         "crossovers": [
             {"axis": entry.axis, "rest": entry.rest, "noisy": entry.noisy}
             | {
@@ -38,7 +33,5 @@ def as_record(suite: StepCostSuite, found: Sequence[Costs]) -> dict[str, Any]:
             | {"exponents": dict(zip(data["methods"], entry.exponents, strict=True))}
             for entry in data["growths"]
         ],
-        "data": data["data"],
-        "environments": data["environments"],
     }
-    return plain(record)  # type: ignore[no-any-return]
+    return report_record(suite, notes(suite, found), data, sections)

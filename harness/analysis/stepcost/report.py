@@ -8,8 +8,9 @@ from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
 from ..labels import Labels
 from ..page import Form, figure_address, provenance, provenance_notes, write_page
+from ..scaling import parameters
 from .figures import cost_figures
-from .growth import crossovers, growths, parameters
+from .growth import crossovers, growths
 from .summary import LEAST_EFFECT, CellSummary, summaries
 
 __all__ = ["notes", "report_data", "write_report"]
@@ -66,7 +67,9 @@ def notes(suite: StepCostSuite, found: Sequence[Costs]) -> list[str]:
             f"In {noisy} cells the machine was too noisy for a verdict: equal code took different times. "
             "Run them again on a quiet machine."
         )
-    uncounted = sum(parameters(costs) is None for costs in found if any(r.costs is not None for r in costs.results))
+    uncounted = sum(
+        parameters(costs.results) is None for costs in found if any(r.costs is not None for r in costs.results)
+    )
     if uncounted:
         said.append(
             f"{uncounted} cells were timed by a version that did not count parameters, and are no part of the "

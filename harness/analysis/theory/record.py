@@ -5,8 +5,7 @@ from typing import Any
 
 from ...sweep import Costs
 from ...theory_suite import TheorySuite
-from ..page import trials
-from ..plain import plain
+from ..page import report_record, with_trials
 from .report import notes, report_data
 from .terminal import as_records
 
@@ -16,14 +15,8 @@ __all__ = ["as_record"]
 def as_record(suite: TheorySuite, found: Sequence[Costs]) -> dict[str, Any]:
     """The report's numbers, section by section; see ``plain``."""
     data = report_data(suite, found)
-    record = {
-        "question": suite.question,
-        "notes": notes(suite, found),
+    sections = {
         "fits": data["fits"],
-        "rows": [
-            row | {"trials": trials(costs.results)} for row, costs in zip(as_records(suite, found), found, strict=True)
-        ],
-        "data": data["data"],
-        "environments": data["environments"],
+        "rows": with_trials(as_records(suite, found), found),
     }
-    return plain(record)  # type: ignore[no-any-return]
+    return report_record(suite, notes(suite, found), data, sections)

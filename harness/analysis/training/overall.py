@@ -8,14 +8,11 @@ from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..aggregate import geometric_mean_ratio, performance_profile, probability_of_improvement
 from ..labels import Labels
-from ..scaling import MIN_SIZES, Crossing, crossover, exponent
+from ..scaling import MIN_SIZES, SHAPE, Crossing, crossover, exponent, parameters
 from ..statistics import Interval
 from .summary import RATIO_KEYS, Comparison, by_seed, paired
 
 __all__ = ["FACTORS", "Crossover", "Overall", "Scaling", "crossovers", "overall", "profiles", "scalings"]
-
-# What the number of parameters stands for where it is the axis.
-SHAPE = ("width", "depth")
 
 FACTORS = [1 + 0.02 * step for step in range(151)]  # 1 to 4
 
@@ -110,7 +107,7 @@ def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scal
     for axis, without in axes:
         lines: dict[tuple[str, str], dict[float, Contender]] = {}
         for contender in contenders:
-            size = _parameters(contender) if axis == "parameters" else label.value(contender.cell, axis)
+            size = parameters(contender.evaluations) if axis == "parameters" else label.value(contender.cell, axis)
             if size is not None:
                 line = label.cell(contender.cell, without), label.method(contender.method)
                 lines.setdefault(line, {})[size] = contender
@@ -122,11 +119,6 @@ def scalings(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[Scal
             if not math.isnan(epochs.median):
                 fits.append(Scaling(axis, rest, method, epochs, seconds))
     return fits
-
-
-def _parameters(contender: Contender) -> float | None:
-    """How many parameters the model has; None where no result tells."""
-    return next((r.parameters for r in contender.evaluations if r.parameters is not None), None)
 
 
 def crossovers(suite: TrainingSuite, found: Sequence[Comparison]) -> list[Crossover]:

@@ -6,8 +6,7 @@ from typing import Any
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..labels import Labels
-from ..page import trials
-from ..plain import plain
+from ..page import report_record, trials
 from .report import MEASURES, notes, report_data
 from .summary import Row, rows
 from .terminal import as_records
@@ -19,9 +18,7 @@ def as_record(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str
     """The report's numbers, section by section, with those of each trial behind them; see ``plain``."""
     data = report_data(suite, contenders)
     label = Labels(suite)
-    record = {
-        "question": suite.question,
-        "notes": notes(suite, contenders),
+    sections = {
         "answers": data["answers"],
         "overall": [
             {"ours": entry.pair[0], "rival": entry.pair[1]}
@@ -59,10 +56,8 @@ def as_record(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str
             for contender in contenders
             for candidate in contender.candidates
         ],
-        "data": data["data"],
-        "environments": data["environments"],
     }
-    return plain(record)  # type: ignore[no-any-return]
+    return report_record(suite, notes(suite, contenders), data, sections)
 
 
 def _trials(suite: TrainingSuite, row: Row) -> list[dict[str, Any]]:

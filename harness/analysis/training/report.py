@@ -67,7 +67,7 @@ def write_report(
 def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[str, Any]:
     """Everything the page says, figures aside."""
     label = Labels(suite)
-    results = _results(contenders)
+    results = [result for contender in contenders for result in contender.results]
     found = comparisons(suite, contenders)
     return {
         "suite": suite,
@@ -130,7 +130,7 @@ def report_data(suite: TrainingSuite, contenders: Sequence[Contender]) -> dict[s
 
 def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     """What a reader must know before believing the numbers."""
-    results = _results(contenders)
+    results = [result for contender in contenders for result in contender.results]
     untuned = sum(suite.compares_untuned(contender.method) for contender in contenders)
     found = provenance_notes(results, (len(contenders) + untuned) * len(suite.seeds))
     if len(suite.seeds) < MIN_PAIRS:
@@ -141,11 +141,6 @@ def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     if at_once:
         found.append(f"{at_once} trials met the target before training: the target is too easy.")
     return found
-
-
-def _results(contenders: Sequence[Contender]) -> list[TrialResult]:
-    """Of all evaluation trials, with searched and with untuned settings."""
-    return [result for contender in contenders for result in (*contender.evaluations, *contender.untuned)]
 
 
 def _by_settings(suite: TrainingSuite, contender: Contender) -> dict[str, list[TrialResult]]:
