@@ -8,7 +8,7 @@ from ..methods import MethodConfig
 from ..problems import ProblemConfig
 from ..suite import Cell, Suite
 
-__all__ = ["Labels", "name", "settings"]
+__all__ = ["Labels", "name", "settings", "spelled"]
 
 NAMES = {"ggn": "GGN", "sgd": "SGD", "adam": "Adam"}
 
@@ -37,7 +37,7 @@ class Labels:
         """
         facts = self._cells[cell]
         told = [
-            str(value) if key == "problem" else f"{key.replace('_', ' ')} {value}"
+            str(value) if key == "problem" else f"{spelled(key)} {value}"
             for key, value in facts.items()
             if key in self._varying and key not in without
         ]
@@ -90,6 +90,11 @@ def name(method: MethodConfig) -> str:
     return NAMES.get(method.name, method.label)
 
 
+def spelled(key: str) -> str:
+    """An axis or a setting as people write it."""
+    return "number of parameters" if key == "parameters" else key.replace("_", " ")
+
+
 def settings(method: MethodConfig) -> str:
     """All settings of a method that its identity rests on: what is switched off needs no telling."""
     identity = method.identity()
@@ -103,7 +108,7 @@ def _model_facts(problem: ProblemConfig) -> dict[str, Any]:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {short(value)}" for key, value in values.items())
+    return ", ".join(f"{spelled(key)} {short(value)}" for key, value in values.items())
 
 
 def _varying(records: Sequence[dict[str, Any]]) -> set[str]:

@@ -46,8 +46,14 @@ def write_page(kind: str, folder: Path, form: Form, **content: Any) -> Path:
         loader=PackageLoader("harness.analysis"), autoescape=form == "html", undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_as_markdown if form == "md" else None,
     )  # fmt: skip
-    environment.filters |= {"interval": interval, "ratio": ratio, "number": number, "settings": labels.settings}
-    environment.filters["verbatim"] = _Verbatim
+    environment.filters |= {
+        "interval": interval,
+        "ratio": ratio,
+        "number": number,
+        "settings": labels.settings,
+        "spelled": labels.spelled,
+        "verbatim": _Verbatim,
+    }
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     path = folder / FILES[form]
     write_atomically(path, environment.get_template(f"{kind}.{form}.j2").render(**content, made=made))

@@ -9,6 +9,7 @@ import numpy as np
 from ..trial import TrialResult
 from .aggregate import log_ratios, medians
 from .formats import number
+from .labels import spelled
 from .statistics import CONFIDENCE, FloatArray, Interval
 
 __all__ = ["MIN_SIZES", "SHAPE", "Crossing", "crossover", "exponent", "parameters"]
@@ -39,7 +40,7 @@ class Crossing(NamedTuple):
 
     def told(self, axis: str) -> str:
         """In words, such as "from width 812 [700, 950] on"."""
-        axis = axis.replace("_", " ")
+        axis = spelled(axis)
         size, low, high = self.at[:3]
         end = " on" if self.side == "from" else ""
         if 0 < size < math.inf:

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ...stepcost_suite import StepCostSuite
 from ..figure_files import saved
-from ..labels import Labels
+from ..labels import Labels, spelled
 from .growth import AXES
 from .summary import CellSummary
 
@@ -84,7 +84,7 @@ def _ratios(suite: StepCostSuite, found: Sequence[CellSummary], label: Labels) -
         panel.set_visible(False)
     measured = sorted({label.value(summary.costs.cell, axis) for summary in found})
     for panel in panels.flat:
-        panel.set(xscale="log", yscale="log", xlabel=axis.replace("_", " "), xticks=measured)
+        panel.set(xscale="log", yscale="log", xlabel=spelled(axis), xticks=measured)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_major_locator(LogLocator(subs=_subdivisions(panel)))

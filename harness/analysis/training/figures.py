@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..figure_files import saved
-from ..labels import Labels
+from ..labels import Labels, spelled
 from .overall import FACTORS, profiles
 
 __all__ = ["curve_figures"]
@@ -68,7 +68,7 @@ def profile_figure(suite: TrainingSuite, contenders: Sequence[Contender], folder
     for panel, (key, shares) in zip(panels, found.items(), strict=True):
         for (name, share), dashes in zip(shares.items(), _dashes(len(shares)), strict=True):
             panel.plot(FACTORS, share, label=name, dashes=dashes or (None, None), drawstyle="steps-post")
-        panel.set(title=key.replace("_", " "), xlabel="within this factor of the best method", ylim=(-0.02, 1.02))
+        panel.set(title=spelled(key), xlabel="within this factor of the best method", ylim=(-0.02, 1.02))
     panels[0].set_ylabel("share of seeds and cells")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncol=4, frameon=False)
     caption = "Performance profiles: the share of seeds and cells that a method brings to the target"

@@ -20,7 +20,7 @@ from ...frozen import short
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ..figure_files import saved
-from ..labels import Labels
+from ..labels import Labels, spelled
 from ..sensitivity import NEAR, relative
 from .tuning import searched
 
@@ -103,7 +103,7 @@ def _lines(panel: Axes, frame: pd.DataFrame, axis: str) -> None:
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.tick_params(axis="x", labelrotation=45 if len(places) > 4 else 0)
-    panel.set_xlabel(axis.replace("_", " "))
+    panel.set_xlabel(spelled(axis))
     if several:
         panel.legend(title=None, frameon=True, fontsize="small")
 
