@@ -1,17 +1,22 @@
 """Warnings about steps that are slow, or that look like a mistake: each optimizer gives them once."""
 
+import os
+import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
 
+import torch
 from torch import Tensor
 
 from .capture import listed
 from .rules.base import output_shape
 
-__all__ = ["Advice"]
+__all__ = ["Advice", "warn"]
 
 MANY_ROWS = 32  # from here on, the generic rule is told of
-CALLER_OF_STEP = 5  # frames up from here: torch wraps step twice
+WITHIN = (torch.__path__[0] + os.sep, str(Path(__file__).parent) + os.sep)  # where no caller of the package is
 
 
 class Advice:
@@ -31,7 +36,16 @@ class Advice:
         message = None if self._given else _broadcast(residuals) or _slow(residuals, generic, names)
         if message is not None:
             self._given = True
-            warnings.warn(message, RuntimeWarning, stacklevel=CALLER_OF_STEP)
+            warn(message)
+
+
+def warn(message: str) -> None:
+    """Warns of the line that called the package, through whatever torch has wrapped around the call."""
+    frame: FrameType | None = sys._getframe()
+    level = 0
+    while frame is not None and frame.f_code.co_filename.startswith(WITHIN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level + 1)
 
 
 def _broadcast(residuals: Tensor) -> str | None:

@@ -24,15 +24,20 @@ class Direction:
         prior: μφ for each parameter, or None.
         groups: The optimizer's parameter groups.
         lr: The learning rate all groups share, or None where they differ.
+
+    Attributes:
+        finite: Whether the step leads anywhere.
     """
+
+    finite: bool | Tensor = True
 
     def __init__(
         self,
         system: LinearSystem,
-        damping: float,
+        damping: float | Tensor,
         prior: Mapping[Tensor, Tensor] | None,
         groups: Sequence[Mapping[str, Any]],
-        lr: float | None,
+        lr: float | Tensor | None,
     ):
         self.prior = prior
         self._system, self._groups, self._lr = system, groups, lr
@@ -86,10 +91,14 @@ class Direction:
         _ = self.parts, self.norm, self.slope
         return self
 
+    def decay(self, group: Mapping[str, Any]) -> float | Tensor:
+        """What weight decay multiplies the parameters of a group by."""
+        return 1 - float(group["lr"]) * float(group["weight_decay"])
+
     def move_(self, length: float) -> None:
         """Adds −s·lr·Δ to the parameters in place; fused into the layers where Δ itself is not needed."""
         if self._parts is None and self.prior is None and self._lr is not None:
-            self._system.add_transposed_(self.solution.v, -length * self._lr)
+            self._system.add_transposed_(self.solution.v, -length * float(self._lr))
             return
         for group in self._groups:
             own = [p for p in group["params"] if p in self.parts]

@@ -24,7 +24,7 @@ class StepInfo:
         step_length: What the direction was multiplied by besides the learning rates: 1, unless ``max_step_norm`` or the
             search shortened it.
         accepted: Whether the parameters moved; False only if a search rejected every attempt, or found that the loss
-            cannot resolve what there is to gain.
+            cannot resolve what there is to gain; a bool tensor where the step is capturable.
         attempts: Evaluations of the closure by the search; 0 without one.
         gain_ratio: Actual by predicted reduction of the loss at the last attempt; None without one.
         iterations: Of the conjugate gradient method; None for dense solvers.
@@ -36,10 +36,10 @@ class StepInfo:
     loss: Tensor
     gradient_norm: Tensor
     step_norm: Tensor
-    damping: float
+    damping: float | Tensor
     solver: str
     step_length: float = 1.0
-    accepted: bool = True
+    accepted: bool | Tensor = True
     attempts: int = 0
     gain_ratio: float | None = None
     iterations: int | None = None

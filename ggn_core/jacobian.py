@@ -21,7 +21,7 @@ from .rules.recomputed import RecomputedBlock
 from .rules.triangle import mirrored
 from .workspace import Workspace
 
-__all__ = ["Jacobian", "Linearizer", "as_rows"]
+__all__ = ["Jacobian", "Linearizer", "as_rows", "check_finite"]
 
 
 REMEMBERED = 64  # graphs
@@ -99,10 +99,13 @@ class Linearizer:
 
     Args:
         keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
+        by_values: Whether values may decide, which makes the device wait: without, NaN and infinity go through, and
+            uses about which nothing can be proved are left to the generic rule untested.
     """
 
-    def __init__(self, keep_bytes: float = math.inf) -> None:
+    def __init__(self, keep_bytes: float = math.inf, *, by_values: bool = True) -> None:
         self._keep_bytes = keep_bytes
+        self._by_values = by_values
         self._certificates: dict[object, Certificate] = {}
         # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
         # would give their memory back to the system, and fetch it anew page by page: a third of a ResNet's step. GPUs
@@ -122,6 +125,8 @@ class Linearizer:
             UnsupportedError: The graph holds something that has no exact treatment.
         """
         rows = as_rows(residuals)
+        if self._by_values:
+            check_finite(residuals)
         traced = trace(residuals, parameters)
         served, generic = self._split(residuals, traced, rows)
         blocks: list[Block] = []
@@ -140,7 +145,7 @@ class Linearizer:
         key = (residuals.shape, traced.signature)
         certificate = self._certificates.get(key)
         if certificate is None:
-            certificate = certify(residuals, traced.uses, rows)
+            certificate = certify(residuals, traced.uses, rows, by_values=self._by_values)
             if certificate.lasting:
                 if len(self._certificates) >= REMEMBERED:
                     self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
@@ -228,8 +233,11 @@ def as_rows(residuals: Tensor) -> Rows:
         )
     if residuals.numel() == 0:
         raise ResidualsError(f"the residuals are empty, shape {tuple(residuals.shape)}: an empty batch has no step")
-    # NaN and infinity both come through the largest magnitude.
-    if not float(torch.linalg.vector_norm(residuals.detach(), torch.inf)) < torch.inf:
-        raise NonFiniteError(f"the residuals hold NaN or infinity, shape {tuple(residuals.shape)}")
     samples = residuals.shape[0] if residuals.dim() else 1
     return Rows(samples, residuals.numel() // samples)
+
+
+def check_finite(residuals: Tensor) -> None:
+    """Raises NonFiniteError if there is a NaN or an infinity, both of which come through the largest magnitude."""
+    if not float(torch.linalg.vector_norm(residuals.detach(), torch.inf)) < torch.inf:
+        raise NonFiniteError(f"the residuals hold NaN or infinity, shape {tuple(residuals.shape)}")

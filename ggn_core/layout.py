@@ -38,8 +38,15 @@ class Certificate:
     lasting: bool
 
 
-def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
-    """Proves or tests every use; the graph of ``residuals`` is kept."""
+def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows, *, by_values: bool = True) -> Certificate:
+    """Proves or tests every use; the graph of ``residuals`` is kept.
+
+    Args:
+        residuals: With their graph.
+        uses: To certify.
+        rows: The shape of the residuals.
+        by_values: Whether to test what cannot be proved; without, it counts as mixed.
+    """
     samples = rows.samples
     if samples == 1 or not uses:
         return Certificate(tuple(next(iter(use.layouts(1)), None) for use in uses), True)
@@ -48,8 +55,8 @@ def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> Certificate:
     proved = [_leading(use.layouts(samples)) if use.edge.node in apart else None for use in uses]
     if all(layout is not None for layout in proved):
         return Certificate(tuple(proved), True)
-    if residuals.dtype == torch.float16:
-        return Certificate(tuple(proved), False)  # too few exponents for a test: what is not proved is not used
+    if not by_values or residuals.dtype == torch.float16:  # too few exponents for a test
+        return Certificate(tuple(proved), False)
     return Certificate(tuple(_tested(residuals, uses, rows)), False)
 
 

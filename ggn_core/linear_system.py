@@ -5,7 +5,7 @@ J and r stand for the weighted Jacobian and residuals, S J and S r with S = diag
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class LinearSystem(Protocol):
     def generic(self) -> Mapping[Tensor, str]:
         """The parameters that went through the generic rule, each with the reason."""
 
-    def solve(self, rhs: Tensor, damping: float) -> Solution:
+    def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
         """The v with (J Jᵀ + damping·I) v = rhs; nothing but this is repeated for another damping."""
 
     def gram_product(self, v: Tensor) -> Tensor:
@@ -58,6 +58,9 @@ class LinearSystem(Protocol):
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
 
 
+Solve = Callable[[Tensor, Tensor, Any, torch.dtype, Workspace], Solution]
+
+
 class AssembledSystem:
     """With the Gram matrix itself, from the Jacobian's rules.
 
@@ -66,11 +69,20 @@ class AssembledSystem:
         residuals: (n·o,).
         roots: √ω, (n·o,), or None without weights.
         workspace: Holds the matrices; one system at a time works in it.
+        solve: As ``solve_damped``, the default, does it.
     """
 
-    def __init__(self, jacobian: Jacobian, residuals: Tensor, roots: Tensor | None, workspace: Workspace):
+    def __init__(
+        self,
+        jacobian: Jacobian,
+        residuals: Tensor,
+        roots: Tensor | None,
+        workspace: Workspace,
+        solve: Solve = solve_damped,
+    ):
         self._jacobian = jacobian
         self._workspace = workspace
+        self._solve = solve
         self.generic = jacobian.generic
         self.roots = roots
         lower = jacobian.lower_gram(workspace)
@@ -84,8 +96,8 @@ class AssembledSystem:
             self._matrix.mul_(weights).mul_(weights[:, None])
             self.r = residuals * roots
 
-    def solve(self, rhs: Tensor, damping: float) -> Solution:
-        solution = solve_damped(self._matrix, self._inside(rhs), damping, self._precision, self._workspace)
+    def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
+        solution = self._solve(self._matrix, self._inside(rhs), damping, self._precision, self._workspace)
         return replace(solution, v=self._jacobian.rows.sample_major(solution.v))
 
     def gram_product(self, v: Tensor) -> Tensor:
@@ -148,8 +160,8 @@ class MatrixFreeSystem:
         self._matrix: Tensor | None = None
         self.r = residuals if roots is None else residuals * roots
 
-    def solve(self, rhs: Tensor, damping: float) -> Solution:
-        rhs = rhs.double()
+    def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
+        rhs, damping = rhs.double(), float(damping)
         if self._preconditioner is None:
             rank = min(self._settings.rank, len(rhs))
             self._preconditioner = approximate(self.gram_product, len(rhs), rank, self._eps, rhs.device)

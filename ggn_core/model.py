@@ -1,10 +1,15 @@
 """Calling a model on whatever inputs it takes."""
 
+import contextlib
+import sys
+from contextlib import AbstractContextManager
+
+import torch
 from torch import Tensor, nn
 
 from .errors import ResidualsError
 
-__all__ = ["call"]
+__all__ = ["as_written", "call"]
 
 
 def call(model: nn.Module, inputs: object) -> Tensor:
@@ -13,15 +18,27 @@ def call(model: nn.Module, inputs: object) -> Tensor:
     Raises:
         ResidualsError: The model did not return a tensor.
     """
-    if isinstance(inputs, tuple):
-        outputs = model(*inputs)
-    elif isinstance(inputs, dict):
-        outputs = model(**inputs)
-    else:
-        outputs = model(inputs)
+    with as_written():
+        if isinstance(inputs, tuple):
+            outputs = model(*inputs)
+        elif isinstance(inputs, dict):
+            outputs = model(**inputs)
+        else:
+            outputs = model(inputs)
     if not isinstance(outputs, Tensor):
         raise ResidualsError(
             f"{type(model).__name__} returned {type(outputs).__name__}, not a tensor: "
             "wrap it in a module that picks the tensor to differentiate"
         )
     return outputs
+
+
+def as_written() -> AbstractContextManager[None]:
+    """Runs as written what ``torch.compile`` would replace: a compiled function is one node of the autograd graph.
+
+    Which layer a parameter belongs to cannot be read from it, and its backward pass runs once only.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and its import takes a second
+        return contextlib.nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .capture import something_to_train
 from .errors import ResidualsError, UnsupportedError
-from .jacobian import as_rows
+from .jacobian import as_rows, check_finite
 from .model import call
 
 __all__ = ["GramOperator", "twice_differentiable"]
@@ -60,6 +60,7 @@ class GramOperator:
 
     def _record(self, outputs: Tensor, parameters: list[Tensor]) -> None:
         self.rows = as_rows(outputs)
+        check_finite(outputs)
         self._outputs, self._parameters = outputs, parameters
         with torch.enable_grad():
             # The values of u do not matter: Jᵀ u is linear in it.

@@ -1,20 +1,22 @@
 """GGN, the Gram-Gauss-Newton method, as a PyTorch optimizer."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now
 
 from . import momentum as momentum_
-from .advice import Advice
+from .advice import Advice, warn
+from .capturable import CapturableDirection
 from .capture import named_trainable
 from .direction import Direction
-from .errors import NonFiniteError, ResidualsError, SettingError
+from .errors import NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .evaluation import Evaluations, Start
 from .info import StepInfo
+from .model import as_written
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .solve import Solution
@@ -59,6 +61,11 @@ class GGN(torch.optim.Optimizer):
             layers have: n·o for each weight. Beyond, rows are formed twice, and only those of one weight exist at a
             time; the smallest weights' rows are kept first. On a CPU what is kept stays until the next step replaces
             it, which spares the system from finding the memory again.
+        capturable: Whether a CUDA graph may record steps: nothing on the way looks at a value, so the GPU is never
+            waited for. What is not finite then leaves the parameters as they are instead of raising, and ``accepted``
+            in ``info`` says so; uses that only a test could show to keep samples apart go through the generic rule.
+            ``lr`` and ``damping`` may be tensors on the parameters' device, to change between replays. Takes neither
+            damping 0, nor a search, ``max_step_norm`` or solver "cg".
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.
@@ -76,8 +83,8 @@ class GGN(torch.optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        lr: float = 1.0,
-        damping: float = 0.3,
+        lr: float | Tensor = 1.0,
+        damping: float | Tensor = 0.3,
         *,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
@@ -85,11 +92,14 @@ class GGN(torch.optim.Optimizer):
         solver: Solver = "auto",
         search: Search | None = None,
         row_memory_gib: float = ROW_MEMORY_GIB,
+        capturable: bool = False,
     ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
         if not (search is None or callable(search)) or isinstance(search, type):
             raise SettingError(f"search must be None, Armijo(…) or LevenbergMarquardt(…), got {search!r}")
+        if capturable and search is not None:
+            raise SettingError("a search decides by values: it goes with capturable=False only")
         settings = {
             "lr": lr,
             "damping": damping,
@@ -98,7 +108,7 @@ class GGN(torch.optim.Optimizer):
             "max_step_norm": max_step_norm,
             "step_length": 1.0,  # where the last search ended
         }
-        check(settings)
+        check(settings, capturable)
         if not named_trainable(model):
             raise SettingError(f"{type(model).__name__} has no parameter with requires_grad=True")
         # All parameters, so that what is frozen now can be set free later; a step takes those that require gradients.
@@ -107,10 +117,9 @@ class GGN(torch.optim.Optimizer):
         self.solver = solver
         self.search = search
         self.row_memory_gib = row_memory_gib
+        self.capturable = capturable
         self.info: StepInfo | None = None
-        self._advise = Advice()
-        self._read_settings = SettingsReader(settings)
-        self._make_system = SystemMaker(solver, row_memory_gib)
+        self._prepare()
 
     @classmethod
     def from_paper(cls, model: nn.Module, *, lam: float, alpha: float, **settings: Any) -> "GGN":
@@ -138,15 +147,21 @@ class GGN(torch.optim.Optimizer):
             "solver": self.solver,
             "search": self.search,
             "row_memory_gib": self.row_memory_gib,
+            "capturable": self.capturable,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
         super().__setstate__(state)
         self.info = None
-        self._advise = Advice()
-        self._read_settings = SettingsReader(self.defaults)
-        self._make_system = SystemMaker(self.solver, self.row_memory_gib)
+        self._prepare()
 
+    def _prepare(self) -> None:
+        """What is remembered from step to step, and saved nowhere."""
+        self._advise = Advice()
+        self._read_settings = SettingsReader(self.defaults, self.capturable)
+        self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+
+    @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], Tensor], sample_weights: Tensor | None = None
@@ -180,7 +195,9 @@ class GGN(torch.optim.Optimizer):
         loss, gradient_norm = mean_square(system.r, system.roots), system.squared_norm(system.r).sqrt()
         prior = momentum_.prior(self.state, self.param_groups) if settings.momentum else None
 
-        def towards(damping: float, prior: Mapping[Tensor, Tensor] | None) -> Direction:
+        def towards(damping: float | Tensor, prior: Mapping[Tensor, Tensor] | None) -> Direction:
+            if settings.largest_lr is None:
+                return CapturableDirection(system, damping, prior, self.param_groups, settings.lr)
             direction = Direction(system, damping, prior, self.param_groups, settings.lr)
             if not bool(torch.isfinite(settings.largest_lr * direction.norm)):
                 raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
@@ -205,15 +222,14 @@ class GGN(torch.optim.Optimizer):
             _ = direction.parts  # before the parameters, to which the graph belongs, change
         if settings.weight_decay:
             for group in self.param_groups:
-                shrink = 1 - float(group["lr"]) * group["weight_decay"]
-                torch._foreach_mul_([p for p in group["params"] if p.requires_grad], shrink)
+                torch._foreach_mul_([p for p in group["params"] if p.requires_grad], direction.decay(group))
         direction.move_(length)
         return Outcome(direction, length)
 
     def _search(self, search: Search, start: Start, settings: Settings) -> Outcome:
         """As much of the step as the search accepts; not a bit of it otherwise."""
         try:
-            outcome = search(start, settings.damping, settings.step_length)
+            outcome = search(start, float(settings.damping), settings.step_length)
         except BaseException:
             start.put_back()
             raise
@@ -227,13 +243,17 @@ class GGN(torch.optim.Optimizer):
         return outcome
 
     def _evaluate(self, closure: Callable[[], Tensor]) -> Tensor:
-        with torch.enable_grad(), self._make_system.evaluation():
+        with torch.enable_grad(), as_written(), self._make_system.evaluation():
             residuals = closure()
-        if isinstance(residuals, Tensor) and residuals.dim() == 0:
+        if not isinstance(residuals, Tensor):
+            return residuals  # for the linear system to complain about
+        if residuals.dim() == 0:
             raise ResidualsError(
                 "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
                 "(a single residual as residual.view(1))"
             )
+        if residuals.is_cuda and not self.capturable and torch.cuda.is_current_stream_capturing():
+            raise UnsupportedError("a CUDA graph can record a step only of an optimizer made with capturable=True")
         return residuals
 
     def _remember_solution(self, solution: Solution) -> None:
@@ -242,12 +262,10 @@ class GGN(torch.optim.Optimizer):
             return
         self.state[SOLVER][SOLUTION] = solution.v  # type: ignore[index]
         if not solution.converged:
-            warnings.warn(
+            warn(
                 f"the conjugate gradient method stopped after {solution.iterations} iterations at a relative residual "
                 f"of {solution.relative_residual:.1e}, and the step was taken with what it had: more damping, rank or "
-                "max_iterations would help",
-                RuntimeWarning,
-                stacklevel=5,  # the caller of step, which torch wraps twice
+                "max_iterations would help"
             )
 
     def _parameters(self) -> dict[Tensor, str]:
@@ -268,7 +286,7 @@ def _info(loss: Tensor, gradient_norm: Tensor, outcome: Outcome, generic: tuple[
         solution.damping,
         solution.solver,
         outcome.length,
-        outcome.accepted,
+        outcome.accepted and direction.finite,
         outcome.attempts,
         outcome.gain_ratio,
         solution.iterations,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .errors import SettingError
 from .search import LevenbergMarquardt
@@ -57,4 +58,8 @@ class DampingScheduler:
 
     def _write(self) -> None:
         for group, initial in zip(self.optimizer.param_groups, self.initial, strict=True):
-            group["damping"] = initial * self.factor(self.count)
+            damping = initial * self.factor(self.count)
+            if isinstance(group["damping"], Tensor):
+                group["damping"].fill_(damping)  # where it is, as torch's schedulers do: a CUDA graph reads it there
+            else:
+                group["damping"] = damping

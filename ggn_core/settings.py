@@ -15,6 +15,7 @@ INFINITY = float("inf")
 ROW_MEMORY_GIB = 2.0
 NUMBERS = (int, float, Tensor)
 OPTIONAL = frozenset({"max_step_norm"})
+ON_DEVICE = frozenset({"lr", "damping"})  # where a capturable step may find them
 
 # Name -> the test a value must pass, and its description. Zero is a learning rate: schedulers warm up from it.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -33,7 +34,7 @@ class Settings:
 
     Attributes:
         lr: The learning rate that all groups share, or None where they differ.
-        largest_lr: Of all groups.
+        largest_lr: Of all groups; None where it is not looked at.
         damping: Shared, since one Gram matrix serves all groups.
         momentum: Whether any group has momentum.
         weight_decay: Whether any group decays.
@@ -41,9 +42,9 @@ class Settings:
         step_length: Where the last search ended; shared.
     """
 
-    lr: float | None
-    largest_lr: float
-    damping: float
+    lr: float | Tensor | None
+    largest_lr: float | None
+    damping: float | Tensor
     momentum: bool
     weight_decay: bool
     max_step_norm: float | None
@@ -55,10 +56,12 @@ class SettingsReader:
 
     Args:
         defaults: Given to groups that lack a setting: made by hand, or loaded from an older file.
+        capturable: Whether learning rate and damping may be tensors whose values are not looked at.
     """
 
-    def __init__(self, defaults: Mapping[str, Any]):
+    def __init__(self, defaults: Mapping[str, Any], capturable: bool):
         self._defaults = defaults
+        self._capturable = capturable
         self._last: list[tuple[Any, ...]] | None = None
         self._settings: Settings | None = None
 
@@ -77,39 +80,46 @@ class SettingsReader:
             values = [_values(group) for group in groups]
         if self._settings is not None and values == self._last:
             return self._settings
-        settings = _settings(groups)
+        settings = self._read(groups)
         # A tensor may change in place, and would equal itself all the same.
         plain = not any(isinstance(value, Tensor) for row in values for value in row)
         self._last, self._settings = (values, settings) if plain else (None, None)
         return settings
 
+    def _read(self, groups: Sequence[dict[str, Any]]) -> Settings:
+        for group in groups:
+            check(group, self._capturable)
+        rate, damping = groups[0]["lr"], _shared(groups, "damping", "one Gram matrix serves all parameter groups")
+        return Settings(
+            lr=rate if all(_same(group["lr"], rate) for group in groups) else None,
+            largest_lr=None if self._capturable else float(max(group["lr"] for group in groups)),
+            damping=damping if self._capturable else float(damping),
+            momentum=any(group["momentum"] for group in groups),
+            weight_decay=any(group["weight_decay"] for group in groups),
+            max_step_norm=_shared(groups, "max_step_norm", "it limits the step of all parameter groups together"),
+            step_length=_shared(groups, "step_length", "one search serves all parameter groups"),
+        )
+
 
 _values = operator.itemgetter(*RANGES)
 
 
-def _settings(groups: Sequence[dict[str, Any]]) -> Settings:
-    for group in groups:
-        check(group)
-    rates = {group["lr"] for group in groups}
-    return Settings(
-        lr=next(iter(rates)) if len(rates) == 1 else None,
-        largest_lr=max(rates),
-        damping=float(_shared(groups, "damping", "one Gram matrix serves all parameter groups")),
-        momentum=any(group["momentum"] for group in groups),
-        weight_decay=any(group["weight_decay"] for group in groups),
-        max_step_norm=_shared(groups, "max_step_norm", "it limits the step of all parameter groups together"),
-        step_length=_shared(groups, "step_length", "one search serves all parameter groups"),
-    )
-
-
-def check(group: Mapping[str, Any]) -> None:
+def check(group: Mapping[str, Any], capturable: bool) -> None:
     """Holds the settings of one group to their ranges.
 
     Raises:
         SettingError: Says which setting, its value, and what is allowed.
     """
+    if capturable and group["max_step_norm"] is not None:
+        raise SettingError("max_step_norm decides by a value: it goes with capturable=False only")
     for name, (fits, words) in RANGES.items():
         value = group[name]
+        if capturable and isinstance(value, Tensor):
+            if name not in ON_DEVICE:
+                raise SettingError(f"{name} must be a number where the step is capturable, got a tensor")
+            continue
+        if capturable and name == "damping" and value == 0:
+            raise SettingError("damping must be > 0 where the step is capturable: without, the system may be singular")
         if type(value) is not float and not isinstance(value, NUMBERS) and not (value is None and name in OPTIONAL):
             raise SettingError(f"{name} must be {words}, got {type(value).__name__} {value!r}")
         if not fits(value):
@@ -118,6 +128,10 @@ def check(group: Mapping[str, Any]) -> None:
 
 def _shared(groups: Sequence[Mapping[str, Any]], name: str, reason: str) -> Any:
     first = groups[0][name]
-    if any(group[name] != first for group in groups):
+    if not all(_same(group[name], first) for group in groups):
         raise SettingError(f"{reason}, so {name} must agree: {[group[name] for group in groups]}")
     return first
+
+
+def _same(value: Any, other: Any) -> bool:
+    return value is other or bool(value == other)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import NonFiniteError
 from .workspace import Workspace
 
-__all__ = ["Solution", "solve_damped"]
+__all__ = ["Solution", "factored", "rounding_error", "solve_damped", "substituted"]
 
 JITTERS = (1.0, 100.0)  # relative to each diagonal entry, in units of the Gram's own rounding error
 
@@ -29,7 +29,8 @@ class Solution:
     Attributes:
         v: Shape (N,), float64.
         solver: "cholesky", "cholesky+jitter", "pseudo-inverse" or "cg".
-        damping: The damping; "cholesky+jitter" has enlarged the diagonal, relatively, by a few rounding errors as well.
+        damping: As it was given; "cholesky+jitter" has enlarged the diagonal, relatively, by a few rounding errors as
+            well.
         iterations: Of an iterative solver.
         relative_residual: ‖(G + damping·I) v − r‖ / ‖r‖ of an iterative solver.
         converged: Whether an iterative solver reached its tolerance.
@@ -37,7 +38,7 @@ class Solution:
 
     v: Tensor
     solver: str
-    damping: float
+    damping: float | Tensor
     iterations: int | None = None
     relative_residual: float | None = None
     converged: bool = True
@@ -73,7 +74,7 @@ def solve_damped(
     if not scale < float("inf"):  # a NaN or infinite cotangent always reaches the diagonal
         raise NonFiniteError("the Gram matrix holds NaN or infinity: the cotangents overflowed")
     size = gram.shape[0]
-    noise = size * torch.finfo(precision or gram.dtype).eps  # relative rounding error of G's entries, at the worst
+    noise = rounding_error(size, precision or gram.dtype)
 
     if size >= REFINED_FROM and damping > size * torch.finfo(torch.float32).eps * scale:
         v = _refined(matrix, rhs, damping, scale, workspace)
@@ -93,14 +94,14 @@ def _refined(matrix: Tensor, rhs: Tensor, damping: float, scale: float, workspac
     Iterative refinement with the residual in double precision, and the stopping rule of LAPACK's dsposv,
     ‖r − A v‖ ≤ √N ε ‖A‖ ‖v‖; for ‖A‖ ‖v‖ a lower bound stands here.
     """
-    factor, info = _factor(matrix, damping, 0.0, torch.float32, workspace)
+    factor, info = factored(matrix, damping, 0.0, torch.float32, workspace)
     if int(info) != 0:
         return None
     tolerance = math.sqrt(len(rhs)) * torch.finfo(torch.float64).eps
     size = torch.linalg.vector_norm(rhs)
     v, remaining = torch.zeros_like(rhs), rhs
     for _ in range(1 + REFINEMENTS):
-        v = v + _substituted(factor, remaining.float())
+        v = v + substituted(factor, remaining.float())
         remaining = torch.addmv(rhs, matrix, v, alpha=-1).add_(v, alpha=-damping)
         small = tolerance * torch.maximum(size, (scale + damping) * torch.linalg.vector_norm(v))
         if bool(torch.linalg.vector_norm(remaining) <= small):
@@ -116,7 +117,7 @@ def _cholesky(
     Pivots are held against their own diagonal entry, not against the largest: Cholesky does not care how rows are
     scaled, so a penalty of 10⁸ on one residual takes nothing from the others.
     """
-    factor, info = _factor(matrix, damping, jitter, torch.float64, workspace)
+    factor, info = factored(matrix, damping, jitter, torch.float64, workspace)
     if int(info) != 0:
         return None
     if noise:
@@ -125,17 +126,25 @@ def _cholesky(
         trustworthy = (factor.diagonal().square() > noise * diagonal) | (noise * diagonal <= damping)
         if not bool(trustworthy.all()):
             return None
-    return _substituted(factor, rhs)
+    return substituted(factor, rhs)
 
 
-def _factor(
-    matrix: Tensor, damping: float, jitter: float, dtype: torch.dtype, workspace: Workspace
+def rounding_error(size: int, precision: torch.dtype) -> float:
+    """Of the entries of a Gram matrix of that many rows, relative, at the worst."""
+    return size * torch.finfo(precision).eps
+
+
+def factored(
+    matrix: Tensor, damping: float | Tensor, jitter: float | Tensor, dtype: torch.dtype, workspace: Workspace
 ) -> tuple[Tensor, Tensor]:
-    """The Cholesky factor of the damped matrix, and LAPACK's info: 0 if there is one."""
+    """The Cholesky factor of the damped matrix, and LAPACK's info: 0 if there is one.
+
+    The damping is added to the diagonal, the jitter enlarges it relatively.
+    """
     size, device = len(matrix), matrix.device
     damped = workspace.square(f"damped in {dtype}", size, dtype, device).copy_(matrix)
     diagonal = damped.diagonal().add_(damping)
-    if jitter:
+    if isinstance(jitter, Tensor) or jitter:
         diagonal.mul_(1 + jitter)
     factor = workspace.square(f"factor in {dtype}", size, dtype, device).T  # column by column, as LAPACK writes it
     info = torch.empty((), dtype=torch.int32, device=device)
@@ -143,7 +152,7 @@ def _factor(
     return factor, info
 
 
-def _substituted(factor: Tensor, rhs: Tensor) -> Tensor:
+def substituted(factor: Tensor, rhs: Tensor) -> Tensor:
     """The solution of L Lᵀ v = rhs. torch.cholesky_solve would copy L first."""
     half = torch.linalg.solve_triangular(factor, rhs.unsqueeze(1), upper=False)
     v: Tensor = torch.linalg.solve_triangular(factor.T, half, upper=True).squeeze(1)

@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .capturable import solve_on_device
 from .capture import trace
 from .conjugate_gradient import ConjugateGradient
 from .errors import ResidualsError, SettingError, UnsupportedError
 from .jacobian import Linearizer
 from .linear_system import AssembledSystem, LinearSystem, MatrixFreeSystem
 from .operator import GramOperator, twice_differentiable
+from .solve import solve_damped
 from .weights import root_weights
 from .workspace import Workspace
 
@@ -37,18 +39,22 @@ class SystemMaker:
     Args:
         solver: See GGN.
         row_memory_gib: See GGN.
+        capturable: See GGN.
 
     Raises:
-        SettingError: The solver is not one of those.
+        SettingError: The solver is not one of those, or not capturable.
     """
 
-    def __init__(self, solver: Solver, row_memory_gib: float):
+    def __init__(self, solver: Solver, row_memory_gib: float, capturable: bool):
         if not (isinstance(solver, ConjugateGradient) or solver in ("auto", "cholesky", "cg")):
             raise SettingError(f"solver must be 'auto', 'cholesky', 'cg' or a ConjugateGradient, got {solver!r}")
         if not isinstance(row_memory_gib, int | float) or not row_memory_gib >= 0:
             raise SettingError(f"row_memory_gib must be a number ≥ 0, got {row_memory_gib!r}")
-        self._solver = solver
-        self._linearize = Linearizer(row_memory_gib * 2**30)
+        if capturable and solver not in ("auto", "cholesky"):
+            raise SettingError(f"solver {solver!r} iterates until a value says so: capturable takes 'cholesky' only")
+        self._solver = "cholesky" if capturable else solver
+        self._capturable = capturable
+        self._linearize = Linearizer(row_memory_gib * 2**30, by_values=not capturable)
         self._workspace = Workspace()
 
     def evaluation(self) -> AbstractContextManager[None]:
@@ -60,7 +66,7 @@ class SystemMaker:
         residuals: Tensor,
         parameters: dict[Tensor, str],
         sample_weights: Tensor | None,
-        damping: float,
+        damping: float | Tensor,
         start: Tensor | None,
     ) -> LinearSystem:
         """The linear system.
@@ -95,7 +101,9 @@ class SystemMaker:
                 "the closure must not call backward(): return the residuals, the step does it"
             ) from error
 
-    def _iterative(self, residuals: Tensor, parameters: Iterable[Tensor], damping: float) -> ConjugateGradient | None:
+    def _iterative(
+        self, residuals: Tensor, parameters: Iterable[Tensor], damping: float | Tensor
+    ) -> ConjugateGradient | None:
         """The settings of the conjugate gradient method, if it is the one to use."""
         if self._solver == "cholesky":
             return None
@@ -112,8 +120,9 @@ class SystemMaker:
     def _assembled(self, residuals: Tensor, parameters: dict[Tensor, str], weights: Tensor | None) -> LinearSystem:
         jacobian = self._linearize(residuals, parameters)
         r = residuals.detach().reshape(-1)
-        roots = None if weights is None else root_weights(weights, jacobian.rows, r)
-        return AssembledSystem(jacobian, r, roots, self._workspace)
+        roots = None if weights is None else root_weights(weights, jacobian.rows, r, by_values=not self._capturable)
+        solve = solve_on_device if self._capturable else solve_damped
+        return AssembledSystem(jacobian, r, roots, self._workspace, solve)
 
     def _matrix_free(
         self,

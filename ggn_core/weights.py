@@ -12,13 +12,14 @@ from .rules import Rows
 __all__ = ["mean_square", "root_weights"]
 
 
-def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor) -> Tensor:
+def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor, *, by_values: bool = True) -> Tensor:
     """√ω for every residual, of shape (n·o,).
 
     Args:
         sample_weights: (n,), finite, ≥ 0, not all zero.
         rows: The shape of the residuals.
         like: Gives dtype and device.
+        by_values: Whether the weights' range is looked at.
 
     Raises:
         SettingError: The weights are something else.
@@ -30,7 +31,7 @@ def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor) -> Tensor:
             f"sample_weights must have one entry a sample, shape ({rows.samples},), not {tuple(sample_weights.shape)}"
         )
     weights = sample_weights.detach().to(like)
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all() & (weights > 0).any()):
+    if by_values and not bool((torch.isfinite(weights) & (weights >= 0)).all() & (weights > 0).any()):
         raise SettingError("sample_weights must be finite, ≥ 0 and not all zero")
     return weights.sqrt().repeat_interleave(rows.outputs)  # (n,) -> (n·o,)
 
