@@ -16,11 +16,11 @@ def number(value: float, digits: int = 3, infinite: str = "missed") -> str:
     return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
-def interval(value: Interval, infinite: str = "missed") -> str:
+def interval(value: Interval, infinite: str = "missed", digits: int = 3) -> str:
     """A median with its interval."""
     if value.size == 0:
         return "–"
-    median, low, high = (number(x, infinite=infinite) for x in (value.median, value.low, value.high))
+    median, low, high = (number(x, digits, infinite) for x in (value.median, value.low, value.high))
     return f"{median} [{low}, {high}]"
 
 

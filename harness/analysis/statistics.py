@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 __all__ = [
-    "MIN_PAIRS", "Interval", "clustered_median", "median_interval", "median_ratio", "paired_ratio", "slope_interval",
+    "MIN_PAIRS", "Interval", "clustered_median", "geometric_mean", "median_interval", "median_ratio", "paired_ratio",
+    "slope_interval",
 ]  # fmt: skip
 
 RESAMPLES = 10_000
@@ -102,6 +103,32 @@ def clustered_median(clusters: Sequence[Sequence[float]]) -> Interval:
     medians = _middle_of_filled(np.sort(resampled, axis=1))
     middle = _middle_of_filled(np.sort(padded.reshape(1, -1), axis=1))[0]
     return Interval(float(middle), *_tails(np.sort(medians)), len(filled))
+
+
+def geometric_mean(cells: Sequence[Mapping[int, float]]) -> Interval:
+    """The geometric mean over cells of each cell's median ratio, with an interval that resamples whole seeds.
+
+    A median over all ratios at once would describe no cell where cells differ. An infinite ratio, of a pair whose first
+    missed, is larger than all others in its cell; ``size`` is the number of seeds.
+
+    Args:
+        cells: For each cell, seed → ratio; a cell without any is left out.
+    """
+    filled = [cell for cell in cells if cell]
+    seeds = sorted({seed for cell in filled for seed in cell})
+    if not filled:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    table = np.array([[cell.get(seed, math.nan) for seed in seeds] for cell in filled])  # (cells, seeds)
+    draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+
+    def means(values: FloatArray) -> FloatArray:  # (cells, resamples, seeds)
+        medians = np.stack([_middle_of_filled(np.sort(cell, axis=1)) for cell in values])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.exp(np.log(medians).mean(0)))
+
+    resampled = means(table[:, draws])
+    # A resample may hold none of a cell's seeds: it says nothing.
+    return Interval(float(means(table[:, None])[0]), *_tails(np.sort(resampled[~np.isnan(resampled)])), len(seeds))
 
 
 def _middle_of_filled(rows: FloatArray) -> FloatArray:

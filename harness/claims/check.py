@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..environment import is_current
 from ..studies import Study, study
 from ..sweep import Obtain
 from ..trial import TrialResult
@@ -51,10 +50,6 @@ class CheckedClaim:
     def results(self) -> list[TrialResult]:
         """The evaluation trials behind it, each once."""
         return list({r.trial.id: r for found in self.studies.values() for r in found.results()}.values())
-
-    def outdated(self) -> int:
-        """How many of them other code computed."""
-        return sum(not is_current(result.environment) for result in self.results())
 
     def record(self) -> dict[str, Any]:
         """The verdict and its numbers as plain data."""
@@ -113,8 +108,10 @@ def _reason(claim: Claim, verdict: Verdict, deciding: Sequence[CheckedPart]) -> 
     told = ", ".join(f"{count} {v}" for v, count in counts.items() if count)
     measurements = "measurement" if len(deciding) == 1 else "measurements"
     said = f"of {len(deciding)} deciding {measurements}, {told}"
-    if verdict is Verdict.PARTIAL and counts[Verdict.REPRODUCED] == len(deciding):
-        return f"all deciding measurements hold, on a proxy: {claim.proxy}"
+    if claim.proxy:
+        said += ", on a stand-in for the paper's workload"
+        if verdict is Verdict.PARTIAL and not counts[Verdict.NOT_REPRODUCED]:
+            said += ", which cannot show more than “partial”"
     open_parts = [c for c in deciding if c.verdict.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ATTEMPTED)]
     if verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_ATTEMPTED) and open_parts:
         return f"{said} ({open_parts[0].part.part}: {open_parts[0].verdict.reason})"
@@ -131,6 +128,7 @@ def _record(checked: CheckedPart) -> dict[str, Any]:
         "value": _plain(estimate.value),
         "low": _plain(estimate.low),
         "high": _plain(estimate.high),
+        "cells": [_plain(value) for value in estimate.cells],
         "samples": estimate.samples,
         "accept": str(checked.part.accept),
         "verdict": str(checked.verdict.verdict),

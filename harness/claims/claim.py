@@ -17,7 +17,7 @@ class Source(StrEnum):
 
     STATED = "stated"  # read in the source itself
     RECALLED = "recalled, unverified"
-    DERIVED = "derived"  # follows from what is stated, or was chosen here before the run
+    DERIVED = "derived"  # follows from what is stated, or was chosen here
 
 
 class Accepted(Frozen):
@@ -104,7 +104,7 @@ class Claim(Frozen):
         proxy: What stands in for the paper's own workload; with it the best verdict is "partial".
         figure: The figure that shows it.
         remark: What a reader should know.
-        parts: Its measurements; the first is its headline.
+        parts: Its measurements.
     """
 
     claim: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]

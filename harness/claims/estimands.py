@@ -1,14 +1,16 @@
 """The numbers that claims are about, each computed from what a suite recorded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from ..analysis.formats import number
 from ..analysis.sensitivity import spread
-from ..analysis.statistics import Interval, clustered_median, median_interval
+from ..analysis.statistics import Interval, clustered_median, geometric_mean, median_interval
 from ..analysis.stepcost.summary import summaries
 from ..analysis.theory import summary as theory
 from ..frozen import Frozen
@@ -30,6 +32,7 @@ class Estimate(NamedTuple):
         high: Upper end.
         samples: Independent ones.
         widths: The sizes that a fit goes over.
+        cells: The medians of the cells that it is a mean of.
         obstacle: Why it cannot be trusted, such as a noisy machine; "" if it can.
         absent: Why there is nothing; "" if there is something.
     """
@@ -39,8 +42,17 @@ class Estimate(NamedTuple):
     high: float
     samples: int
     widths: tuple[int, ...] = ()
+    cells: tuple[float, ...] = ()
     obstacle: str = ""
     absent: str = ""
+
+    @property
+    def range(self) -> str:
+        """Of the cells, in words; "" where there are not several."""
+        if len(self.cells) < 2:
+            return ""
+        low, high = (number(end, infinite="∞") for end in (min(self.cells), max(self.cells)))
+        return f"{low} to {high} in its {len(self.cells)} cells"
 
 
 def _nothing(reason: str) -> Estimate:
@@ -50,7 +62,7 @@ def _nothing(reason: str) -> Estimate:
 def _estimate(interval: Interval, widths: Sequence[int] = (), obstacle: str = "") -> Estimate:
     if interval.size == 0 and not obstacle and not widths:
         return _nothing("nothing is recorded")
-    return Estimate(interval.median, interval.low, interval.high, interval.size, tuple(widths), obstacle)
+    return Estimate(*interval, tuple(widths), obstacle=obstacle)
 
 
 class _Theory(Frozen):
@@ -77,11 +89,10 @@ class ConvergenceOrder(_Theory):
     """Slope of log‖r⁺‖ on log‖r‖ along full-batch descents."""
 
     name: Literal["order"]
-    method: Literal["ggn", "sgd", "adam"] = "ggn"
 
     def of(self, study: Study) -> Estimate:
         costs = self._found(study).found
-        return _estimate(theory.order(costs, self.activation, self.method), theory.widths(costs, self.activation))
+        return _estimate(theory.order(costs, self.activation), theory.widths(costs, self.activation))
 
 
 class BoundRatio(_Theory):
@@ -164,31 +175,36 @@ class StepRatio(Frozen):
             max(ratio.high for ratio in ratios),
             min(ratio.size for ratio in ratios),
             tuple(sorted({summary.costs.cell.problem.width for summary in chosen})),
-            obstacle,
+            obstacle=obstacle,
         )
 
 
-Pairs = dict[int, list[tuple[TrialResult, TrialResult]]]
+Pair = tuple[TrialResult, TrialResult]
 
 
 class _Rivalry(Frozen):
-    """GGN over a rival on one problem, paired by cell and seed; each seed is a cluster of its cells."""
+    """GGN over a rival on one problem, paired by cell and seed: the geometric mean over the cells."""
 
     problem: str
     rival: str
 
-    def _pairs(self, study: Study) -> Pairs:
-        """Seed → the pairs of its cells."""
+    def _pairs(self, study: Study) -> list[dict[int, Pair]]:
+        """For each cell, seed → the pair."""
         assert isinstance(study, TrainingStudy), "the suite trains nothing"
-        pairs: Pairs = {}
+        rivals = {contender.cell: contender.evaluations for contender in _contenders(study, self.problem, self.rival)}
+        cells = []
         for ours in _contenders(study, self.problem, "ggn"):
-            for theirs in _contenders(study, self.problem, self.rival):
-                if theirs.cell == ours.cell:
-                    by_seed = {result.trial.seed: result for result in theirs.evaluations}
-                    for result in ours.evaluations:
-                        if result.trial.seed in by_seed:
-                            pairs.setdefault(result.trial.seed, []).append((result, by_seed[result.trial.seed]))
-        return pairs
+            theirs = {result.trial.seed: result for result in rivals.get(ours.cell, ())}
+            both = {r.trial.seed: (r, theirs[r.trial.seed]) for r in ours.evaluations if r.trial.seed in theirs}
+            cells.append(both)
+        return cells
+
+    def _mean(
+        self, cells: list[dict[int, Pair]], ratio: Callable[[Pair], float | None], obstacle: str = ""
+    ) -> Estimate:
+        ratios = [{seed: r for seed, pair in cell.items() if (r := ratio(pair)) is not None} for cell in cells]
+        medians = tuple(median_interval(list(cell.values())).median for cell in ratios if cell)
+        return _estimate(geometric_mean(ratios), obstacle=obstacle)._replace(cells=medians)
 
 
 class TargetRatio(_Rivalry):
@@ -202,12 +218,12 @@ class TargetRatio(_Rivalry):
 
     def of(self, study: Study) -> Estimate:
         assert isinstance(study, TrainingStudy)
-        pairs = self._pairs(study)
-        ratios = [[r for a, b in cells if (r := self._ratio(study, a, b)) is not None] for cells in pairs.values()]
-        timed = [pair for cells in pairs.values() for pair in cells] if self.axis == "seconds" else []
-        return _estimate(clustered_median(ratios), obstacle=_clock_trouble(timed))
+        cells = self._pairs(study)
+        timed = [pair for cell in cells for pair in cell.values()] if self.axis == "seconds" else []
+        return self._mean(cells, partial(self._ratio, study), _clock_trouble(timed))
 
-    def _ratio(self, study: TrainingStudy, ours: TrialResult, theirs: TrialResult) -> float | None:
+    def _ratio(self, study: TrainingStudy, pair: Pair) -> float | None:
+        ours, theirs = pair
         target = study.suite.target_of(ours.trial.problem)
         a, b = (result.at_target(target, self.axis) for result in (ours, theirs))
         if a is None:
@@ -224,12 +240,10 @@ class ErrorRatio(_Rivalry):
     along: Literal["final", "best"]
 
     def of(self, study: Study) -> Estimate:
-        pairs = self._pairs(study)
-        ratios = [[r for a, b in cells if (r := self._ratio(a, b)) is not None] for cells in pairs.values()]
-        return _estimate(clustered_median(ratios))
+        return self._mean(self._pairs(study), self._ratio)
 
-    def _ratio(self, ours: TrialResult, theirs: TrialResult) -> float | None:
-        a, b = (self._error(result) for result in (ours, theirs))
+    def _ratio(self, pair: Pair) -> float | None:
+        a, b = map(self._error, pair)
         if math.isinf(a) and math.isinf(b):
             return None
         return 0.0 if math.isinf(b) else a / b
@@ -307,7 +321,7 @@ def _contenders(study: TrainingStudy, problem: str, method: str) -> list[Contend
     return [c for c in study.found if c.cell.problem.label == problem and c.method.name == method]
 
 
-def _clock_trouble(pairs: Sequence[tuple[TrialResult, TrialResult]]) -> str:
+def _clock_trouble(pairs: Sequence[Pair]) -> str:
     """An A/A test of the clock: trials of one method in one cell do equal work, so an epoch must take equal times."""
     groups: dict[str, list[float]] = {}
     for result in {id(result): result for pair in pairs for result in pair}.values():

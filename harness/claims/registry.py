@@ -1,4 +1,4 @@
-"""Remembers which claims, by fingerprint, were put down before which run: a tolerance cannot move after it."""
+"""Remembers which claims, by fingerprint, stood before which run: a tolerance that moves after it is noticed."""
 
 import json
 import time

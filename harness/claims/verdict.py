@@ -48,11 +48,12 @@ def judge(part: Part, estimate: Estimate) -> PartVerdict:
             Verdict.INCONCLUSIVE, f"too good to be true: beyond what is plausible ({plausible}); look for a defect"
         )
     accept = part.accept
+    cells = f"; {estimate.range}" if estimate.range else ""
     if accept.low <= estimate.low and estimate.high <= accept.high:
-        return PartVerdict(Verdict.REPRODUCED, f"inside {accept}")
+        return PartVerdict(Verdict.REPRODUCED, f"inside {accept}{cells}")
     if estimate.high < accept.low or estimate.low > accept.high:
-        return PartVerdict(Verdict.NOT_REPRODUCED, f"outside {accept}")
-    return PartVerdict(Verdict.INCONCLUSIVE, f"the interval crosses the margin ({accept})")
+        return PartVerdict(Verdict.NOT_REPRODUCED, f"outside {accept}{cells}")
+    return PartVerdict(Verdict.INCONCLUSIVE, f"the interval crosses the margin ({accept}){cells}")
 
 
 def _too_little(part: Part, estimate: Estimate) -> str:

@@ -180,7 +180,8 @@ def test_what_is_true_on_a_proxy_is_partial() -> None:
     checked = _checked("faster-than-sgd", _training(FASTER))
     assert checked.verdict is PARTIAL
     assert all(part.verdict.verdict is YES for part in checked.parts)
-    assert "proxy" in checked.reason
+    assert "stand-in" in checked.reason
+    assert "in its 4 cells" in checked.parts[0].verdict.reason
 
 
 def test_what_is_false_is_not_reproduced() -> None:
@@ -449,3 +450,16 @@ def test_the_page_says_verdict_number_and_reason(tmp_path: Path) -> None:
     drawn = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(drawn) == 2
     assert all((tmp_path / "claims" / name).is_file() for name in drawn)
+
+
+def test_the_summary_shows_what_keeps_the_verdict_down(tmp_path: Path) -> None:
+    wide, narrow = _steps(1.5), _steps(5.0)
+
+    def obtain(trial: AnyTrial, role: str) -> TrialResult | None:
+        return (narrow if trial.problem.width == 64 else wide)(trial, role)
+
+    checked = _checked("minor-overhead", obtain)
+    assert checked.verdict is PARTIAL
+    first, *_ = tables(write_report([checked], tmp_path / "claims", "sqlite:///x", "ggn claims check").read_text())
+    assert "step over SGD's, width 64, CPU" in first[1]
+    assert any(cell.startswith("5.0") or cell.startswith("4.9") for cell in first[1])

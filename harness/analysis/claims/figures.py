@@ -57,7 +57,8 @@ def claim_figure(checked: CheckedClaim, folder: Path) -> tuple[str, Path] | None
         return (caption, saved(draw(study.found), stem)) if any(True for _ in records(study.found)) else None
     if kind == "step_ratio":
         assert isinstance(study, StepCostStudy)
-        drawn = cost_figures(study.suite, summaries(study.suite, study.found), folder)
+        suite = study.suite.model_copy(update={"margin": checked.claim.parts[0].accept.high})
+        drawn = cost_figures(suite, summaries(suite, study.found), folder)
         return next(iter(drawn.items()), None)
     if kind == "grid":
         assert isinstance(study, TrainingStudy)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...claims.check import CheckedClaim
+from ...claims.check import CheckedClaim, CheckedPart
 from ...claims.verdict import Verdict
+from ...environment import is_current
 from ...trial import TrialResult
 from ..page import Form, figure_address, provenance, write_page
 from .figures import VERDICT_COLOURS, claim_figure
@@ -70,8 +71,8 @@ def _item(item: CheckedClaim, reports: Path) -> dict[str, Any]:
         "reason": item.reason,
         "fingerprint": item.fingerprint,
         "holds": _holds(item),
-        "headline": written(item.parts[0].estimate),
-        "headline_of": item.parts[0].part.part,
+        "decisive": written(_decisive(item).estimate),
+        "decisive_of": _decisive(item).part.part,
         "parts": [
             {
                 "part": checked.part,
@@ -99,6 +100,13 @@ def _holds(item: CheckedClaim) -> str:
     return f"{deciding.count(Verdict.REPRODUCED)} of {len(deciding)}"
 
 
+def _decisive(item: CheckedClaim) -> CheckedPart:
+    """What keeps the verdict from being better; the first that decides, where all hold."""
+    deciding = [checked for checked in item.parts if checked.part.decides]
+    worst = (Verdict.NOT_REPRODUCED, Verdict.INCONCLUSIVE, Verdict.NOT_ATTEMPTED, Verdict.REPRODUCED)
+    return min(deciding, key=lambda checked: worst.index(checked.verdict.verdict))
+
+
 def _summary(checked: Sequence[CheckedClaim]) -> str:
     counts = {verdict: sum(item.verdict is verdict for item in checked) for verdict in Verdict}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
@@ -106,9 +114,12 @@ def _summary(checked: Sequence[CheckedClaim]) -> str:
 
 
 def _notes(checked: Sequence[CheckedClaim]) -> list[str]:
-    if not any(item.outdated() for item in checked):
+    results = _results(checked)
+    outdated = sum(not is_current(result.environment) for result in results)
+    if not outdated:
         return []
-    return ["Some of the trials were computed by other code or another torch than the one installed here."]
+    count = "All" if outdated == len(results) else f"{outdated} of"
+    return [f"{count} {len(results)} trials were computed by other code or another torch than is installed here."]
 
 
 def _results(checked: Sequence[CheckedClaim]) -> list[TrialResult]:

@@ -12,6 +12,8 @@ from ..statistics import Interval
 
 __all__ = ["print_verdicts", "written"]
 
+DIGITS = 4  # an end that lies just beyond a margin must not be rounded onto it
+
 
 def print_verdicts(checked: Sequence[CheckedClaim], console: Console) -> None:
     """One row a claim, and below it one row a deciding part."""
@@ -38,4 +40,5 @@ def written(estimate: Estimate) -> str:
         return "–"
     if estimate.low == estimate.high == estimate.value:
         return number(estimate.value, infinite="∞")
-    return interval(Interval(estimate.value, estimate.low, estimate.high, max(estimate.samples, 1)), infinite="∞")
+    measured = Interval(estimate.value, estimate.low, estimate.high, max(estimate.samples, 1))
+    return interval(measured, infinite="∞", digits=DIGITS)

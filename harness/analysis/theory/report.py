@@ -44,7 +44,6 @@ def report_data(suite: TheorySuite, found: Sequence[Costs]) -> dict[str, Any]:
                 "activation": NAMES[name],
                 "gap": gap_exponent(found, name),
                 "order": order(found, name),
-                "gradient_descent": order(found, name, "sgd"),
                 "width": width_exponent(found, name),
             }
             for name in activations(found)

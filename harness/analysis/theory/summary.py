@@ -91,11 +91,11 @@ def width_exponent(found: Sequence[Costs], activation: str | None = None) -> Int
     return _exponent(found, activation, coefficient)
 
 
-def order(found: Sequence[Costs], activation: str | None = None, method: str = "ggn") -> Interval:
-    """Slope of log‖r⁺‖ on log‖r‖ along the descents of a method, all its settings, with an intercept for each."""
+def order(found: Sequence[Costs], activation: str | None = None) -> Interval:
+    """Slope of log‖r⁺‖ on log‖r‖ along the undamped descents of GGN, with an intercept for each."""
 
     def groups(record: TheoryRecord) -> Groups:
-        followed = [_pairs(descent) for descent in record.descents if descent.method.name == method]
+        followed = [_pairs(descent) for descent in record.descents if descent.method.name == "ggn"]
         return [_logs(pairs) for pairs in followed if pairs]
 
     return _slope(found, activation, groups)

@@ -60,7 +60,6 @@ def test_exponents_orders_and_rates() -> None:
     assert summary.gap_exponent(found, "softplus").median == pytest.approx(-0.5)
     assert summary.width_exponent(found, "softplus").median == pytest.approx(-1)
     assert summary.order(found, "softplus").median == pytest.approx(2)
-    assert summary.order(found, "softplus", "sgd").median == pytest.approx(1)
     assert summary.order(found, "softplus").size == 3
     ratios = summary.bound_ratios(found, "softplus")
     assert max(ratios) == pytest.approx(0.25)
