@@ -134,12 +134,11 @@ def run(
     MLFLOW_TRACKING_URI points); the report goes to reports/SUITE/index.html.
     """
     from .engine import EngineOptions
-    from .progress import Reporter
-    from .runner import Again, Runner
+    from .progress import warn
+    from .runner import Again
     from .store import Store
-    from .studies import study
     from .suite_file import load_suite
-    from .tracking import Tracker, TrackingError
+    from .suite_run import run_suite
 
     if again == "models" and not log_models:
         raise UserError("--again models: only together with --log-models")
@@ -156,37 +155,19 @@ def run(
     if only_plan:
         _plan([suite for _, suite in loaded], store, as_json)
         return
+    options = EngineOptions(engine, scheduler, jobs, share_machine)
     for typed, suite in loaded:
-        with store.turn():
-            tracker = Tracker(suite, system_metrics=system_metrics)
-        reporter = Reporter(suite.size(), console)
-        options = EngineOptions(engine, scheduler, jobs, share_machine)
-        runner = Runner(suite, store, tracker, reporter, Again(again or "none"), options, log_models)
-        found = study(suite)
-        runner.run(found.walk)
-        page = _present(suite, found, tracker.uri, typed, console, printed if as_json else None, keep_fresh=True)
-        if runner.waiting:
-            reporter.warn(
-                f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back"
-            )
-        else:
-            try:
-                tracker.attach(page.parent)
-            except TrackingError as error:
-                reporter.warn(f"{error} ({tracker.uri}); the report is on disk only")
-        if reporter.failures:
-            reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
-        if runner.without_model:
-            reporter.warn(
-                f"{len(runner.without_model)} trials ended without their model being kept: "
-                f"ggn run {typed} --log-models --again models runs them anew"
-            )
-        failed += reporter.failures
+        ran = run_suite(
+            suite, typed, store, console, Again(again or "none"),
+            options=options, log_models=log_models, system_metrics=system_metrics,
+        )  # fmt: skip
+        _present(suite, ran.found, ran.page, typed, console, printed if as_json else None)
+        for warning in ran.warnings:
+            warn(console, warning)
+        failed += ran.failed
         if not as_json:
-            console.print(
-                f"{reporter.reused} of {reporter.total} trials were there already", style="dim", highlight=False
-            )
-            console.print(f"report: {page}", highlight=False, soft_wrap=True)
+            console.print(f"{ran.reused} of {ran.total} trials were there already", style="dim", highlight=False)
+            console.print(f"report: {ran.page}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(printed, indent=2))
     sys.exit(FAILED if failed else FINE)
@@ -237,7 +218,8 @@ def report(
         found.walk(recorded(store, partial(Tracker, suite)))
         if not found.results():
             raise UserError(f"nothing is recorded of suite '{suite.suite}' here: ggn run {typed}")
-        page = _present(suite, found, tracking_uri(), typed, console, printed if as_json else None, page_form)
+        page = found.write_report(Path.cwd() / "reports" / suite.suite, tracking_uri(), typed, page_form)
+        _present(suite, found, page, typed, console, printed if as_json else None)
         if not as_json:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
@@ -260,34 +242,24 @@ def _plan(suites: "list[Suite]", store: "Store", as_json: bool) -> None:
 
 
 def _present(
-    suite: "Suite",
-    found: "Study",
-    uri: str,
-    typed: str,
-    console: Console,
-    printed: list[dict[str, Any]] | None,
-    form: "Form" = "html",
-    keep_fresh: bool = False,
-) -> Path:
-    """Writes the report, if asked only where it would change, and shows its table on the console or as JSON."""
+    suite: "Suite", found: "Study", page: Path, typed: str, console: Console, printed: list[dict[str, Any]] | None
+) -> None:
+    """Shows what a suite found, on the console or as JSON, and what to know before believing it."""
     from .environment import is_current
+    from .progress import warn
 
-    folder = Path.cwd() / "reports" / suite.suite
-    fresh = found.fresh_report(folder, uri, typed) if keep_fresh else None
-    page = fresh or found.write_report(folder, uri, typed, form)
     if printed is None:
         found.print_tables(console)
     else:
         printed.append({"suite": suite.suite, "report": str(page), **found.record()})
-    warnings = found.notes()
+    for note in found.notes():
+        warn(console, note)
     outdated = sum(not is_current(result.environment) for result in found.results())
     if outdated:
-        warnings.append(
-            f"{outdated} results were computed by other code or another torch: ggn run {typed} --again outdated"
+        warn(
+            console,
+            f"{outdated} results were computed by other code or another torch: ggn run {typed} --again outdated",
         )
-    for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return page
 
 
 @main.command()

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .trial import AnyTrial, Outcome, TrialResult
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "warn"]
 
 
 class Reporter:
@@ -18,16 +18,15 @@ class Reporter:
     Args:
         total: How many trials the suite stands for.
         console: Where to write.
-        quiet: Say nothing but warnings.
     """
 
-    def __init__(self, total: int, console: Console, quiet: bool = False):
+    def __init__(self, total: int, console: Console):
         self.total = total
         self.console = console
         self.reused = 0
         self.failures = 0
         self._done = 0
-        self._plain = not quiet and not console.is_terminal
+        self._plain = not console.is_terminal
         self._last_line = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -37,7 +36,7 @@ class Reporter:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=quiet or self._plain,
+            disable=self._plain,
             transient=True,
         )
         self._task = self._bar.add_task("", total=total)
@@ -68,4 +67,9 @@ class Reporter:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        warn(self.console, message)
+
+
+def warn(console: Console, message: str) -> None:
+    """Shows a warning in one line, whatever the width."""
+    console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -11,13 +11,13 @@ import click
 from rich.console import Console
 
 from ..errors import UserError
-from ..progress import Reporter
-from ..runner import Again, Runner, recorded
+from ..progress import warn
+from ..runner import Again, recorded
 from ..store import Store
-from ..studies import study
 from ..suite import Suite
+from ..suite_run import run_suite
 from ..sweep import Obtain
-from ..tracking import Tracker, TrackingError, tracking_uri
+from ..tracking import Tracker, tracking_uri
 from ..trial import AnyTrial, TrialResult
 from .check import CheckedClaim, check
 from .claim_file import fingerprint, load_claims, suites_of
@@ -97,7 +97,11 @@ def run_claims(
     for name, suite in suites.items():
         console.print(f"{name}: {suite.question}", style="bold", highlight=False)
         served = [claim.claim for claim in claims if name in claim.suites()]
-        failed += _run(suite, served, f"{name} --full" if full else name, store, Again(again), console)
+        typed = f"{name} --full" if full else name
+        ran = run_suite(suite, typed, store, console, Again(again), claims=served)
+        for warning in ran.warnings:
+            warn(console, warning)
+        failed += ran.failed
     obtain = _recorded(suites, store)
     registered = Registry(store.root).read()
     checked = check(claims, full, obtain, registered)
@@ -140,30 +144,8 @@ def check_claims(
     _present(checked, _command("check", names, full, folder), console, as_json, form)
     if folder is not None:
         for difference in saved.differences(checked):
-            console.print(f"warning: {difference}", style="yellow", highlight=False, soft_wrap=True)
+            warn(console, difference)
     return exit_code(checked)
-
-
-def _run(suite: Suite, served: Sequence[str], typed: str, store: Store, again: Again, console: Console) -> int:
-    """Runs one suite for the claims it serves and writes its own report; gives back how many trials failed."""
-    with store.turn():
-        tracker = Tracker(suite, served)
-    reporter = Reporter(suite.size(), console)
-    runner = Runner(suite, store, tracker, reporter, again)
-    found = study(suite)
-    runner.run(found.walk)
-    where = Path.cwd() / "reports" / suite.suite, tracker.uri, typed
-    page = found.fresh_report(*where) or found.write_report(*where)
-    if runner.waiting:
-        reporter.warn(f"{len(runner.waiting)} results are on disk only: ggn sync records them when the server is back")
-    else:
-        try:
-            tracker.attach(page.parent)
-        except TrackingError as error:
-            reporter.warn(f"{error} ({tracker.uri}); the report is on disk only")
-    if reporter.failures:
-        reporter.warn(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
-    return reporter.failures
 
 
 def _recorded(suites: dict[str, Suite], store: Store) -> Obtain:

@@ -462,4 +462,4 @@ def test_the_summary_shows_what_keeps_the_verdict_down(tmp_path: Path) -> None:
     assert checked.verdict is PARTIAL
     first, *_ = tables(write_report([checked], tmp_path / "claims", "sqlite:///x", "ggn claims check").read_text())
     assert "step over SGD's, width 64, CPU" in first[1]
-    assert any(cell.startswith("5.0") or cell.startswith("4.9") for cell in first[1])
+    assert any(cell.startswith(("5.0", "4.9")) for cell in first[1])
