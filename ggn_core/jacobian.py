@@ -13,6 +13,7 @@ from .capture import Trace, trace
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
+from .rules.base import WHOLE
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.generic import generic_blocks
@@ -176,7 +177,7 @@ class Linearizer:
         rows_of = self._form_rows(kept, served)
         if kept:
             made += dense_blocks(kept, rows_of)
-        made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows.total) for p in formed_anew]
+        made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows) for p in formed_anew]
         return made
 
     def _form_rows(self, parameters: Sequence[Tensor], served: Sequence[tuple[Use, Tensor, Layout]]) -> list[Tensor]:
@@ -212,9 +213,9 @@ def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tupl
     return [p for p in parameters if p in kept], [p for p in parameters if p not in kept]
 
 
-def _summed_rows(parameter: Tensor, served: Sequence[tuple[Use, Tensor, Layout]]) -> Tensor:
+def _summed_rows(parameter: Tensor, served: Sequence[tuple[Use, Tensor, Layout]], part: slice = WHOLE) -> Tensor:
     parts = [
-        use.jacobian_rows(parameter, cotangent, layout)
+        use.jacobian_rows(parameter, cotangent, layout, part)
         for use, cotangent, layout in served
         if any(p is parameter for p in use.parameters)
     ]

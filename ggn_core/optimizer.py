@@ -58,7 +58,7 @@ class GGN(torch.optim.Optimizer):
             the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
             step in full.
         row_memory_gib: What may be kept, from Gram to update, of the explicit rows that convolutions and normalization
-            layers have: n·o for each weight. Beyond, rows are formed twice, and only those of one weight exist at a
+            layers have: n·o for each weight. Beyond, rows are formed twice, and at most 256 MiB of them exist at a
             time; the smallest weights' rows are kept first. On a CPU what is kept stays until the next step replaces
             it, which spares the system from finding the memory again.
         capturable: Whether a CUDA graph may record steps: nothing on the way looks at a value, so the GPU is never

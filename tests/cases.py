@@ -127,6 +127,18 @@ class Bare(nn.Module):
         return (x * self.scale + self.shift).tanh() @ self.matrix * self.exponent.exp()
 
 
+class Multiplied(nn.Module):
+    """A matrix that vectors are multiplied with from the left, and that is scaled entry by entry as well."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 3))
+        self.head = nn.Linear(3, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x @ self.matrix).tanh() + (x.unsqueeze(2) * self.matrix).square().sum(1))
+
+
 class SequenceFirst(nn.Module):
     """Layers that see positions first and samples second."""
 
@@ -378,6 +390,7 @@ CASES = [
     Case("layer-used-twice", Twice, _sequences),
     Case("weight-used-outside", Outside, _vectors),
     Case("bare-parameters", Bare, _vectors),
+    Case("matrix-multiplied-and-scaled", Multiplied, _vectors),
     Case("frozen-layer", _frozen_first, _vectors),
     Case("frozen-weight-and-bias", _frozen_weight, _vectors),
     Case("zero-head", _zero_head, _vectors),

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "is_leaf", "leaf", "output_shape", "saved"]
+__all__ = [
+    "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf", "output_shape",
+    "saved",
+]  # fmt: skip
+
+WHOLE = slice(None)  # of a parameter's leading dimension
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -59,6 +64,11 @@ def saved(node: Node, name: str) -> Any:
 def output_shape(node: Node) -> tuple[int, ...]:
     """The shape of the node's first output."""
     return tuple(node._input_metadata[0].shape)
+
+
+def cut(rows: Tensor, part: slice) -> Tensor:
+    """Of a parameter's rows (o, n, *shape), those of a part of its leading dimension."""
+    return rows if part == WHOLE else rows[:, :, part]
 
 
 @dataclass(frozen=True)
@@ -143,16 +153,17 @@ class Use(Protocol):
     def without(self, parameters: Container[Tensor]) -> "Use | None":
         """The same use, blind to some of its parameters; None if nothing is left of it."""
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         """The parameter's Jacobian rows through this use.
 
         Args:
             parameter: One of ``parameters``.
             cotangent: ∂(output k, summed over samples)/∂z for every k: (o, *z.shape).
             layout: Of z.
+            part: Of the parameter's leading dimension, the columns that are wanted; ``WHOLE`` if it has none.
 
         Returns:
-            (o, n, *parameter.shape).
+            (o, n, *parameter.shape), the leading dimension cut to ``part``.
         """
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "ConvolutionUse"]
 
@@ -51,32 +51,41 @@ class ConvolutionUse:
         )
         return kept if kept.parameters else None
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         if parameter is self.bias:
-            return layout.split(cotangent.flatten(3).sum(3)).sum(2)  # (o, R, c) -> (o, n, T, c) -> (o, n, c)
-        parts = [self._weight_gradients(parameter, g) for g in cotangent]
-        by_row = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)  # (o, R, *weight.shape)
+            by_row = cotangent.flatten(3).sum(3)  # (o, R, c)
+            return cut(layout.split(by_row).sum(2), part)  # (o, n, T, c) -> (o, n, c)
+        gradients = [self._weight_gradients(parameter, g, part) for g in cotangent]
+        by_row = gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)  # (o, R, *weight.shape)
         return layout.split(by_row).sum(2) if layout.positions > 1 else by_row
 
-    def _weight_gradients(self, weight: Tensor, cotangent: Tensor) -> Tensor:
-        """Each row's own weight gradient, (R, *weight.shape), for a cotangent (R, c_out, …)."""
+    def _weight_gradients(self, weight: Tensor, cotangent: Tensor, part: slice) -> Tensor:
+        """Each row's own weight gradient, (R, *weight.shape) cut to ``part``, for a cotangent (R, c_out, …)."""
         node = self.node
         x: Tensor = saved(node, "input")
-        rows = x.shape[0]
+        transposed, groups = saved(node, "transposed"), saved(node, "groups")
+        if groups > 1 and part != WHOLE:  # which keeps weights small
+            return self._weight_gradients(weight, cotangent, WHOLE)[:, part]
+        # The leading dimension of the weight: its output channels, or its input channels if transposed.
+        if transposed:
+            x = x[:, part]
+        else:
+            cotangent = cotangent[:, part]
+        rows, leading = x.shape[0], (x if transposed else cotangent).shape[1]
         gradients: Tensor = torch.ops.aten.convolution_backward(
             cotangent.reshape(1, -1, *cotangent.shape[2:]),
             x.reshape(1, -1, *x.shape[2:]),
-            weight.new_empty(rows * weight.shape[0], *weight.shape[1:]),  # its shape counts, its values do not
+            weight.new_empty(rows * leading, *weight.shape[1:]),  # its shape counts, its values do not
             None,
             saved(node, "stride"),
             saved(node, "padding"),
             saved(node, "dilation"),
-            saved(node, "transposed"),
+            transposed,
             saved(node, "output_padding"),
-            rows * saved(node, "groups"),
+            rows * groups,
             [False, True, False],
         )[1]
-        return gradients.view(rows, *weight.shape)
+        return gradients.view(rows, leading, *weight.shape[1:])
 
 
 def _convolution(node: Node, edges: Edges, parameters: Parameters) -> ConvolutionUse | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "ElementwiseUse"]
 
@@ -31,6 +31,12 @@ class Term:
     parameter: Tensor
     aligned: tuple[int, ...]
     factor: Factor
+
+    def within(self, part: slice) -> tuple[slice, ...]:
+        """Where, in z, a part of the parameter's leading dimension acts."""
+        sizes = self.aligned if part != WHOLE else ()
+        leading = next((axis for axis, size in enumerate(sizes) if size > 1), None)
+        return () if leading is None else (WHOLE,) * leading + (part,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,20 +73,22 @@ class ElementwiseUse:
         terms = tuple(term for term in self.terms if term.parameter not in parameters)
         return replace(self, terms=terms) if terms else None
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
-        rows = [self._rows(term, cotangent, layout) for term in self.terms if term.parameter is parameter]
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
+        rows = [self._rows(term, cotangent, layout, part) for term in self.terms if term.parameter is parameter]
         return sum(rows[1:], start=rows[0])
 
-    def _rows(self, term: Term, cotangent: Tensor, layout: Layout) -> Tensor:
+    def _rows(self, term: Term, cotangent: Tensor, layout: Layout, part: slice) -> Tensor:
         factor = term.factor()
-        g = layout.split(cotangent)  # (o, n, T, *shape without the axis)
+        wanted = term.within(part)
+        g = layout.split(cotangent[:, *wanted])  # (o, n, T, *shape without the axis)
         if isinstance(factor, Tensor):
-            g = g * layout.split(factor.expand(self.shape).unsqueeze(0))
+            g = g * layout.split(factor.expand(self.shape)[wanted].unsqueeze(0))
         elif factor != 1:
             g = g * factor
         kept = [size for axis, size in enumerate(term.aligned) if axis != layout.axis]
         summed = [2] + [3 + place for place, size in enumerate(kept) if size == 1]
-        return g.sum(summed).view(*g.shape[:2], *term.parameter.shape)
+        shape = term.parameter.shape if part == WHOLE else (-1, *term.parameter.shape[1:])
+        return g.sum(summed).view(*g.shape[:2], *shape)
 
 
 def _use(node: Node, found: Sequence[tuple[int, Tensor | None, tuple[int, ...], Factor]]) -> ElementwiseUse | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, Plan, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, Plan, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "EmbeddingBlock", "EmbeddingUse"]
 
@@ -54,10 +54,14 @@ class EmbeddingUse:
             g = g.masked_fill((indices == self.padding).unsqueeze(-1), 0)
         return indices, g
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         indices, g = self.look_ups(cotangent, layout)
-        rows = g.new_zeros(*g.shape[:2], *parameter.shape)  # (o, n, rows, d)
-        return rows.scatter_add_(2, indices[None, :, :, None].expand_as(g), g)
+        start, stop, _ = part.indices(parameter.shape[0])
+        if part != WHOLE:
+            elsewhere = (indices < start) | (indices >= stop)
+            indices, g = indices.masked_fill(elsewhere, start), g.masked_fill(elsewhere.unsqueeze(-1), 0)
+        rows = g.new_zeros(*g.shape[:2], stop - start, *parameter.shape[1:])  # (o, n, rows, d)
+        return rows.scatter_add_(2, (indices - start)[None, :, :, None].expand_as(g), g)
 
 
 class EmbeddingBlock:

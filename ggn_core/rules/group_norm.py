@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "GroupNormUse"]
 
@@ -52,12 +52,12 @@ class GroupNormUse:
         )
         return left if left.parameters else None
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         if parameter is self.bias:
             by_row = cotangent.flatten(3).sum(3)  # (o, R, c)
         else:
             by_row = torch.stack([self._weight_gradients(g) for g in cotangent])
-        return layout.split(by_row).sum(2)  # (o, n, T, c) -> (o, n, c)
+        return cut(layout.split(by_row).sum(2), part)  # (o, n, T, c) -> (o, n, c)
 
     def _weight_gradients(self, cotangent: Tensor) -> Tensor:
         """Each row's own gradient of the weight, (R, c), for a cotangent (R, c, …)."""

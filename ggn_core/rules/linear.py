@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "LinearUse"]
 
@@ -57,14 +57,15 @@ class LinearUse:
         )
         return kept if kept.parameters else None
 
-    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout) -> Tensor:
+    def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         g = layout.split(cotangent)  # (o, n, T, p)
         if parameter is self.bias:
-            return g.sum(2)
+            return cut(g.sum(2), part)
         assert self.activation is not None
         a = layout.split(self.activation.unsqueeze(0))  # (1, n, T, d)
-        rows = g.transpose(2, 3) @ a  # (o, n, p, d)
-        return rows.transpose(2, 3) if self.flipped else rows
+        if self.flipped:
+            return a[..., part].transpose(2, 3) @ g  # (o, n, d, p)
+        return g[..., part].transpose(2, 3) @ a  # (o, n, p, d)
 
 
 def _addmm(node: Node, edges: Edges, parameters: Parameters) -> LinearUse | None:

@@ -1,29 +1,35 @@
-"""Explicit Jacobian rows that are too many to keep: formed for the Gram matrix, dropped, and formed again for Jᵀ v."""
+"""Explicit Jacobian rows that are too many to keep: formed for the Gram matrix, dropped, and formed again for Jᵀ v.
 
-from collections.abc import Callable, Mapping
+The columns of a large weight are formed a few at a time, along its leading dimension: G = Σ_c M_c M_cᵀ over parts M_c
+of the columns, and no part meets another.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from .base import Plan
+from .base import WHOLE, Plan, Rows
 from .triangle import add_outer_
 
 __all__ = ["RecomputedBlock"]
 
+BYTES_AT_ONCE = 2**28  # of rows, as far as the leading dimension can be divided
+
 
 class RecomputedBlock:
-    """The explicit Jacobian rows of one parameter; at any time no more than those of one block exist.
+    """The explicit Jacobian rows of one parameter; at any time no more than a part of those of one block exists.
 
     Args:
         parameter: The parameter.
-        rows: Forms its rows (o, n, *shape), the same each time.
-        total: Number of rows, n·o.
+        form: Forms its rows (o, n, *shape), the leading dimension cut to the part that is asked for.
+        rows: The shape of the residuals.
     """
 
-    def __init__(self, parameter: Tensor, rows: Callable[[], Tensor], total: int):
+    def __init__(self, parameter: Tensor, form: Callable[[slice], Tensor], rows: Rows):
         self.parameter = parameter
+        self._form = form
         self._rows = rows
-        self._total = total
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -35,21 +41,34 @@ class RecomputedBlock:
 
     def plan(self) -> Plan:
         why = "one gradient a sample and output, formed twice: to keep them would take more memory than allowed"
-        return Plan("explicit rows, not kept", why, self._total**2 * self.parameter.numel(), 0)
+        return Plan("explicit rows, not kept", why, self._rows.total**2 * self.parameter.numel(), 0)
 
     def add_gram_(self, gram: Tensor) -> None:
-        add_outer_(gram, self._matrix())
+        for part in self._parts():
+            add_outer_(gram, self._matrix(part))
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(self.parameter, (v.flatten() @ self._matrix()).view(self.parameter.shape))]
+        columns = torch.cat([v.flatten() @ self._matrix(part) for part in self._parts()])
+        return [(self.parameter, columns.view(self.parameter.shape))]
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
-        rows = self._rows()
-        return (rows.reshape(*rows.shape[:2], -1) @ direction[self.parameter].reshape(-1)).to(self.dtype)
+        u = direction[self.parameter].to(self.dtype)
+        products = [self._matrix(part) @ (u if part == WHOLE else u[part]).reshape(-1) for part in self._parts()]
+        return sum(products[1:], start=products[0]).view(self._rows.outputs, self._rows.samples)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         ((parameter, part),) = self.transposed(v)
         parameter.add_(part, alpha=alpha)
 
-    def _matrix(self) -> Tensor:
-        return self._rows().to(self.dtype).reshape(self._total, -1)  # (o, n, *shape) -> (o n, m)
+    def _parts(self) -> Iterator[slice]:
+        """Of the leading dimension."""
+        leading = self.parameter.shape[0] if self.parameter.dim() else 1
+        step = max(1, BYTES_AT_ONCE * leading // max(1, self._rows.total * self.parameter.nbytes))
+        if step >= leading:
+            yield WHOLE
+            return
+        for start in range(0, leading, step):
+            yield slice(start, min(start + step, leading))
+
+    def _matrix(self, part: slice) -> Tensor:
+        return self._form(part).to(self.dtype).reshape(self._rows.total, -1)  # (o, n, *shape) -> (o n, m)
