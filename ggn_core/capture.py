@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from .errors import ResidualsError, UnsupportedError
+from .errors import CompiledError, ResidualsError, UnsupportedError
 from .rules import RECOGNISERS, Parameters, Use, is_leaf
 from .rules.base import saved
 from .signature import discrete_arguments
@@ -27,6 +27,13 @@ def _reentrant_checkpoint(node: Node) -> str | None:
     return (
         "reentrant activation checkpointing hides the parameters it uses from the autograd graph; "
         "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
+    )
+
+
+def _compiled(node: Node) -> str | None:
+    raise CompiledError(
+        "a function that torch.compile has compiled is a single node of the graph, which does not tell how it uses its "
+        "parameters; compute the residuals within torch.compiler.set_stance('force_eager')"
     )
 
 
@@ -44,7 +51,7 @@ def _batch_norm(node: Node) -> str | None:
 Refusals = dict[str, Callable[[Node], str | None]]
 
 # Nodes that may stand for something without an exact treatment -> the reason and the way out, or None.
-HIDING: Refusals = {"CheckpointFunctionBackward": _reentrant_checkpoint}
+HIDING: Refusals = {"CheckpointFunctionBackward": _reentrant_checkpoint, "CompiledFunctionBackward": _compiled}
 MIXING: Refusals = dict.fromkeys(
     ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0"), _batch_norm
 )

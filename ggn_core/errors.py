@@ -21,3 +21,7 @@ class UnsupportedError(GGNError, NotImplementedError):
 
 class NonFiniteError(GGNError, ArithmeticError):
     """NaN or infinity in the residuals or in the Gram matrix; the parameters were left untouched."""
+
+
+class CompiledError(UnsupportedError):
+    """The residuals come from a function that ``torch.compile`` has compiled."""

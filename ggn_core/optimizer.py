@@ -1,5 +1,6 @@
 """GGN, the Gram-Gauss-Newton method, as a PyTorch optimizer."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +14,10 @@ from .advice import Advice, warn
 from .capturable import CapturableDirection
 from .capture import named_trainable
 from .direction import Direction
-from .errors import NonFiniteError, ResidualsError, SettingError, UnsupportedError
+from .errors import CompiledError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .evaluation import Evaluations, Start
 from .info import StepInfo
+from .linear_system import LinearSystem
 from .model import as_written
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
@@ -160,6 +162,7 @@ class GGN(torch.optim.Optimizer):
         self._advise = Advice()
         self._read_settings = SettingsReader(self.defaults, self.capturable)
         self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+        self._compiled = False  # whether the closure was found to call what torch.compile has compiled
 
     @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing
     @torch.no_grad()
@@ -188,9 +191,7 @@ class GGN(torch.optim.Optimizer):
         settings = self._read_settings(self.param_groups)
         parameters = self._parameters()
         evaluations = None if self.search is None else Evaluations(closure, self.model, list(parameters))
-        residuals = self._evaluate(closure)
-        last = self.state.get(SOLVER, {}).get(SOLUTION)  # type: ignore[call-overload]
-        system = self._make_system(residuals, parameters, sample_weights, settings.damping, last)
+        residuals, system = self._linear_system(closure, parameters, sample_weights, settings.damping)
         # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
         loss, gradient_norm = mean_square(system.r, system.roots), system.squared_norm(system.r).sqrt()
         prior = momentum_.prior(self.state, self.param_groups) if settings.momentum else None
@@ -242,8 +243,27 @@ class GGN(torch.optim.Optimizer):
             start.put_back()
         return outcome
 
+    def _linear_system(
+        self,
+        closure: Callable[[], Tensor],
+        parameters: dict[Tensor, str],
+        sample_weights: Tensor | None,
+        damping: float | Tensor,
+    ) -> tuple[Tensor, LinearSystem]:
+        """The residuals, and the step's linear system."""
+        residuals = self._evaluate(closure)
+        last = self.state.get(SOLVER, {}).get(SOLUTION)  # type: ignore[call-overload]
+        try:
+            return residuals, self._make_system(residuals, parameters, sample_weights, damping, last)
+        except CompiledError:
+            if self._compiled:
+                raise
+        self._compiled = True  # from here on, for to ask for it at every step would take time from small networks
+        return self._linear_system(closure, parameters, sample_weights, damping)
+
     def _evaluate(self, closure: Callable[[], Tensor]) -> Tensor:
-        with torch.enable_grad(), as_written(), self._make_system.evaluation():
+        compiling = as_written() if self._compiled else contextlib.nullcontext()
+        with torch.enable_grad(), compiling, self._make_system.evaluation():
             residuals = closure()
         if not isinstance(residuals, Tensor):
             return residuals  # for the linear system to complain about

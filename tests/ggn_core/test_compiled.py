@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
-from ggn_core import GGN, Armijo, GramOperator, explain, gram
+from ggn_core import GGN, Armijo, GramOperator, UnsupportedError, explain, gram
 from ggn_core.reference import dense_gram, dense_step
 
 
@@ -20,17 +22,23 @@ def _compilers_memory_is_empty() -> Iterator[None]:
 
 
 class Counting:
-    """A compiler that changes nothing and counts the calls of what it compiled."""
+    """A compiler that splits forward and backward, as inductor does, and counts the calls of what it compiled."""
 
     def __init__(self) -> None:
         self.calls = 0
+        self._compile = aot_autograd(fw_compiler=self._forward)
 
     def __call__(self, graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = self._compile(graph, example)
+        return compiled
+
+    def _forward(self, graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
         def run(*inputs: Any) -> Any:
             self.calls += 1
             return graph.forward(*inputs)
 
-        return run
+        boxed: Callable[..., Any] = make_boxed_func(run)
+        return boxed
 
 
 def _mlp() -> nn.Sequential:
@@ -64,23 +72,46 @@ def test_a_compiled_model_takes_the_exact_step(of: str) -> None:
 
 
 def test_the_model_stays_compiled() -> None:
+    """The first step finds out, and those after it do not ask again."""
     model, (x, y), counting = _mlp(), _data(), Counting()
     compiled: Any = torch.compile(model, backend=counting)
     compiled(x)
-    optimizer, calls = GGN(model, damping=0.3), counting.calls
-    optimizer.step(lambda: compiled(x) - y)
-    assert (calls, counting.calls) == (1, 1)
+    optimizer, calls = GGN(model, damping=0.3), [counting.calls]
+    for _ in range(3):
+        optimizer.step(lambda: compiled(x) - y)
+        calls.append(counting.calls)
+    assert calls == [1, 2, 2, 2]
     assert torch.allclose(compiled(x), model(x))
-    assert counting.calls == 2
+    assert counting.calls == 3
 
 
 def test_an_error_in_the_closure_leaves_it_compiled() -> None:
     model, (x, y), counting = _mlp(), _data(), Counting()
     compiled: Any = torch.compile(model, backend=counting)
+    optimizer = GGN(model, damping=0.3)
+    optimizer.step(lambda: compiled(x) - y)
     with pytest.raises(ZeroDivisionError):
-        GGN(model, damping=0.3).step(lambda: (compiled(x) - y) * (1 // 0))
+        optimizer.step(lambda: (compiled(x) - y) * (1 // 0))
+    calls = counting.calls
     compiled(x)
-    assert counting.calls == 1
+    assert counting.calls == calls + 1
+
+
+@pytest.mark.parametrize("solver", ["auto", "cg"])
+def test_a_solver_that_multiplies_takes_compiled_models_too(solver: Any) -> None:
+    model, (x, y) = _mlp(), _data()
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    before, change = _flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
+    GGN(model, lr=0.7, damping=0.3, solver=solver).step(lambda: compiled(x) - y)
+    assert _error(_flat(model) - before, change) < 1e-4
+
+
+def test_residuals_computed_by_a_compiled_model_are_refused() -> None:
+    model, (x, y) = _mlp(), _data()
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    residuals = compiled(x) - y
+    with pytest.raises(UnsupportedError, match=r"set_stance\('force_eager'\)"):
+        GGN(model, damping=0.3).step(lambda: residuals)
 
 
 def test_a_search_evaluates_the_compiled_model() -> None:
