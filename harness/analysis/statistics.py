@@ -11,8 +11,8 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 __all__ = [
-    "MIN_PAIRS", "Interval", "clustered_median", "geometric_mean", "median_interval", "median_ratio", "paired_ratio",
-    "slope_interval",
+    "MIN_PAIRS", "Interval", "clustered_geometric_mean", "clustered_median", "median_interval", "median_ratio",
+    "paired_ratio", "slope_interval",
 ]  # fmt: skip
 
 RESAMPLES = 10_000
@@ -105,11 +105,12 @@ def clustered_median(clusters: Sequence[Sequence[float]]) -> Interval:
     return Interval(float(middle), *_tails(np.sort(medians)), len(filled))
 
 
-def geometric_mean(cells: Sequence[Mapping[int, float]]) -> Interval:
+def clustered_geometric_mean(cells: Sequence[Mapping[int, float]]) -> Interval:
     """The geometric mean over cells of each cell's median ratio, with an interval that resamples whole seeds.
 
-    A median over all ratios at once would describe no cell where cells differ. An infinite ratio, of a pair whose first
-    missed, is larger than all others in its cell; ``size`` is the number of seeds.
+    A median over all ratios at once would describe no cell where cells differ. ``aggregate.geometric_mean_ratio``, of
+    reports, draws seeds anew within each cell, and takes a rival's miss as a ratio of 0. An infinite ratio, of a pair
+    whose first missed, is larger than all others in its cell; ``size`` is the number of seeds.
 
     Args:
         cells: For each cell, seed → ratio; a cell without any is left out.

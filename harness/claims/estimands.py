@@ -8,9 +8,10 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from ..analysis.aggregate import medians
 from ..analysis.formats import number
 from ..analysis.sensitivity import spread
-from ..analysis.statistics import Interval, clustered_median, geometric_mean, median_interval
+from ..analysis.statistics import Interval, clustered_geometric_mean, clustered_median, median_interval
 from ..analysis.stepcost.summary import summaries
 from ..analysis.theory import summary as theory
 from ..frozen import Frozen
@@ -59,10 +60,12 @@ def _nothing(reason: str) -> Estimate:
     return Estimate(math.nan, math.nan, math.nan, 0, absent=reason)
 
 
-def _estimate(interval: Interval, widths: Sequence[int] = (), obstacle: str = "") -> Estimate:
+def _estimate(
+    interval: Interval, widths: Sequence[int] = (), cells: Sequence[float] = (), obstacle: str = ""
+) -> Estimate:
     if interval.size == 0 and not obstacle and not widths:
         return _nothing("nothing is recorded")
-    return Estimate(*interval, tuple(widths), obstacle=obstacle)
+    return Estimate(*interval, tuple(widths), tuple(cells), obstacle)
 
 
 class _Theory(Frozen):
@@ -203,8 +206,8 @@ class _Rivalry(Frozen):
         self, cells: list[dict[int, Pair]], ratio: Callable[[Pair], float | None], obstacle: str = ""
     ) -> Estimate:
         ratios = [{seed: r for seed, pair in cell.items() if (r := ratio(pair)) is not None} for cell in cells]
-        medians = tuple(median_interval(list(cell.values())).median for cell in ratios if cell)
-        return _estimate(geometric_mean(ratios), obstacle=obstacle)._replace(cells=medians)
+        middles = [float(medians(np.array(list(cell.values())))) for cell in ratios if cell]
+        return _estimate(clustered_geometric_mean(ratios), cells=middles, obstacle=obstacle)
 
 
 class TargetRatio(_Rivalry):

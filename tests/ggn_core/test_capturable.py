@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, Case
+from compared import flat, relative_error
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -38,23 +39,15 @@ def _data(samples: int = 6) -> tuple[Tensor, Tensor]:
     return torch.randn(samples, 3).double(), torch.randn(samples, 1).double()
 
 
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_step_equals_the_dense_one(case: Case) -> None:
     inputs = case.inputs(5)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     model = case.model(2).double()
     targets = torch.randn_like(model(inputs).detach())
-    before, change = _flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, damping=0.3, capturable=True).step(lambda: model(inputs) - targets)
-    assert _error(_flat(model) - before, change) < TOLERANCE
+    assert relative_error(flat(model) - before, change) < TOLERANCE
 
 
 REPERTOIRE: dict[str, dict[str, Any]] = {
@@ -80,7 +73,7 @@ def test_steps_follow_the_ordinary_ones(settings: dict[str, Any], weighted: bool
         x, y = _data()
         loss = ordinary.step(lambda: model(x) - y, weights)  # noqa: B023
         assert torch.allclose(capturable.step(lambda: twin(x) - y, weights), loss)  # noqa: B023
-        assert _error(_flat(twin), _flat(model)) < TOLERANCE
+        assert relative_error(flat(twin), flat(model)) < TOLERANCE
         assert ordinary.info is not None
         assert capturable.info is not None
         assert torch.allclose(capturable.info.step_norm, ordinary.info.step_norm)
@@ -127,7 +120,7 @@ def test_a_recorded_step_replays_on_other_data(case: Case) -> None:
         with torch.no_grad():
             loss = recorded(x, y, *state)
         assert torch.allclose(ordinary.step(lambda: twin(x) - y), loss)  # noqa: B023
-        assert _error(_flat(model), _flat(twin)) < TOLERANCE
+        assert relative_error(flat(model), flat(twin)) < TOLERANCE
 
 
 def test_a_recorded_step_reads_weights_and_settings_where_they_are() -> None:
@@ -147,22 +140,22 @@ def test_a_recorded_step_reads_weights_and_settings_where_they_are() -> None:
             recorded(x, y, *inputs)
         ordinary = GGN(twin, lr=float(lr), damping=float(damping), weight_decay=0.01)
         ordinary.step(lambda: twin(x) - y, weights)  # noqa: B023
-        assert _error(_flat(model), _flat(twin)) < TOLERANCE
+        assert relative_error(flat(model), flat(twin)) < TOLERANCE
 
 
 def test_what_is_not_finite_moves_nothing() -> None:
     model, (x, y) = _mlp(), _data()
     optimizer = GGN(model, damping=0.3, momentum=0.9, weight_decay=0.1, capturable=True)
     optimizer.step(lambda: model(x) - y)
-    before = _flat(model)
+    before = flat(model)
     assert bool(torch.isnan(optimizer.step(lambda: model(x) - y * torch.nan)))
     assert optimizer.info is not None
     assert not bool(optimizer.info.accepted)
-    assert torch.equal(_flat(model), before)
+    assert torch.equal(flat(model), before)
     optimizer.step(lambda: model(x) - y)  # momentum has not kept it
     assert bool(optimizer.info.accepted)
-    assert bool(torch.isfinite(_flat(model)).all())
-    assert not torch.equal(_flat(model), before)
+    assert bool(torch.isfinite(flat(model)).all())
+    assert not torch.equal(flat(model), before)
 
 
 def test_an_infinite_jacobian_moves_nothing() -> None:
@@ -170,14 +163,14 @@ def test_an_infinite_jacobian_moves_nothing() -> None:
     model, (x, y) = _mlp(), _data()
     nn.init.zeros_(model[2].weight)
     nn.init.zeros_(model[2].bias)
-    before = _flat(model)
+    before = flat(model)
     with pytest.raises(NonFiniteError):
         GGN(model, damping=0.3).step(lambda: model(x).square().sqrt() - y)
     optimizer = GGN(model, damping=0.3, capturable=True)
     assert bool(torch.isfinite(optimizer.step(lambda: model(x).square().sqrt() - y)))
     assert optimizer.info is not None
     assert not bool(optimizer.info.accepted)
-    assert torch.equal(_flat(model), before)
+    assert torch.equal(flat(model), before)
 
 
 def _gram(eigenvalues: list[float]) -> Tensor:
@@ -221,7 +214,7 @@ def test_learning_rate_and_damping_may_be_tensors() -> None:
         x, y = _data()
         optimizer.step(lambda: model(x) - y)  # noqa: B023
         reference.step(lambda: twin(x) - y)  # noqa: B023
-        assert _error(_flat(model), _flat(twin)) < 1e-7
+        assert relative_error(flat(model), flat(twin)) < 1e-7
         for of_optimizer in schedules:
             for schedule in of_optimizer:
                 schedule.step()
@@ -285,7 +278,7 @@ def test_a_cuda_graph_replays_steps(settings: dict[str, Any]) -> None:
         y.copy_(new_y)
         graph.replay()
         assert torch.allclose(ordinary.step(lambda: twin(x) - y), loss)
-        assert _error(_flat(model), _flat(twin)) < 1e-8
+        assert relative_error(flat(model), flat(twin)) < 1e-8
 
 
 @cuda

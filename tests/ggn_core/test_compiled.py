@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from compared import flat, relative_error
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
@@ -49,24 +50,16 @@ def _data() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3).double(), torch.randn(6, 1).double()
 
 
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize("of", ["model", "compiled"])
 def test_a_compiled_model_takes_the_exact_step(of: str) -> None:
     """With the compiler that splits forward and backward, whose backward pass runs once only."""
     model, (x, y) = _mlp(), _data()
     compiled: Any = torch.compile(model, backend="aot_eager")
     compiled(x)
-    before, change = _flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
     optimizer = GGN(model if of == "model" else compiled, lr=0.7, damping=0.3)
     optimizer.step(lambda: compiled(x) - y)
-    assert _error(_flat(model) - before, change) < 1e-10
+    assert relative_error(flat(model) - before, change) < 1e-10
     assert optimizer.info is not None
     assert optimizer.info.generic == ()
 
@@ -101,9 +94,9 @@ def test_an_error_in_the_closure_leaves_it_compiled() -> None:
 def test_a_solver_that_multiplies_takes_compiled_models_too(solver: Any) -> None:
     model, (x, y) = _mlp(), _data()
     compiled: Any = torch.compile(model, backend="aot_eager")
-    before, change = _flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, damping=0.3, solver=solver).step(lambda: compiled(x) - y)
-    assert _error(_flat(model) - before, change) < 1e-4
+    assert relative_error(flat(model) - before, change) < 1e-4
 
 
 def test_residuals_computed_by_a_compiled_model_are_refused() -> None:
@@ -129,15 +122,15 @@ def test_gram_operator_and_explanation_of_a_compiled_model() -> None:
     model, (x, _) = _mlp(), _data()
     compiled: Any = torch.compile(model, backend="aot_eager")
     expected, v = dense_gram(model, x), torch.randn(6).double()
-    assert _error(gram(compiled, x), expected) < 1e-10
-    assert _error(GramOperator(compiled, x) @ v, expected @ v) < 1e-10
+    assert relative_error(gram(compiled, x), expected) < 1e-10
+    assert relative_error(GramOperator(compiled, x) @ v, expected @ v) < 1e-10
     assert {share.rule for share in explain(compiled, x).shares} == {share.rule for share in explain(model, x).shares}
 
 
 def test_a_compiled_training_step() -> None:
     """What the user compiles around the optimizer: the step itself runs as it is."""
     model, (x, y) = _mlp(), _data()
-    before, change = _flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
     optimizer = GGN(model, lr=0.7, damping=0.3)
 
     def train(x: Tensor, y: Tensor) -> Tensor:
@@ -146,5 +139,5 @@ def test_a_compiled_training_step() -> None:
 
     compiled: Any = torch.compile(train, backend="aot_eager")
     loss = compiled(x, y)
-    assert _error(_flat(model) - before, change) < 1e-10
+    assert relative_error(flat(model) - before, change) < 1e-10
     assert float(loss) > 1

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from cases import CASES, Case
+from compared import flat
 from torch import Tensor, nn
 
 from ggn_core import GGN, ConjugateGradient, NonFiniteError, ResidualsError, SettingError, UnsupportedError
@@ -22,10 +23,6 @@ EPS = torch.finfo(torch.float64).eps
 @pytest.fixture(autouse=True)
 def _same_every_time() -> None:
     torch.manual_seed(0)
-
-
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
 
 
 def _mlp(outputs: int = 1, width: int = 16) -> nn.Sequential:
@@ -45,7 +42,7 @@ def test_step_equals_the_dense_one(case: Case) -> None:
     model, inputs = case.model(2).double(), case.inputs(5)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     targets = torch.randn_like(model(inputs).detach())
-    before, change = _flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
     optimizer = GGN(model, lr=0.7, damping=0.3, solver=ConjugateGradient(tolerance=1e-12, rank=3, fallback_rows=0))
     if case.name == "embedding-bag":
         with pytest.raises(UnsupportedError, match="second derivatives"):
@@ -54,7 +51,7 @@ def test_step_equals_the_dense_one(case: Case) -> None:
     optimizer.step(lambda: model(inputs) - targets)
     assert optimizer.info is not None
     assert (optimizer.info.solver, optimizer.info.converged) == ("cg", True)
-    assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-8
+    assert float((flat(model) - before - change).norm() / change.norm()) < 1e-8
     assert abs(float(optimizer.info.step_norm) * 0.7 / float(change.norm()) - 1) < 1e-8
 
 
@@ -80,9 +77,9 @@ def test_batch_normalization_in_training_mode(max_iterations: int) -> None:
     settings = ConjugateGradient(tolerance=1e-11, rank=2, max_iterations=max_iterations)
     optimizer = GGN(model, damping=0.1, solver=settings)
     for _ in range(2):
-        before, change = _flat(model), _loop_step(model, x, y, 0.1)
+        before, change = flat(model), _loop_step(model, x, y, 0.1)
         optimizer.step(lambda: model(x) - y)
-        assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-8
+        assert float((flat(model) - before - change).norm() / change.norm()) < 1e-8
     assert optimizer.info is not None
     assert optimizer.info.solver == ("cg" if max_iterations == 200 else "cg, then cholesky")
     assert int(model[1].num_batches_tracked) == 2
@@ -91,9 +88,9 @@ def test_batch_normalization_in_training_mode(max_iterations: int) -> None:
 def test_fused_attention_is_computed_in_the_plain_way() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
     x = torch.randn(4, 5, 8).double()
-    before, change = _flat(model), dense_step(model, x, torch.zeros(4, 5, 8).double(), lr=1.0, damping=2.0)
+    before, change = flat(model), dense_step(model, x, torch.zeros(4, 5, 8).double(), lr=1.0, damping=2.0)
     GGN(model, damping=2.0, solver=ConjugateGradient(tolerance=1e-10)).step(lambda: model(x))
-    assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-7
+    assert float((flat(model) - before - change).norm() / change.norm()) < 1e-7
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -107,13 +104,13 @@ def test_sparse_gradients_of_embeddings(momentum: float) -> None:
     for _ in range(2):
         sparse.step(lambda: model(x) - 1)
         dense.step(lambda: twin(x) - 1)
-    assert torch.allclose(_flat(model), _flat(twin), rtol=1e-9)
+    assert torch.allclose(flat(model), flat(twin), rtol=1e-9)
 
 
 def test_what_does_not_converge_falls_back_where_it_can_and_is_told_where_not() -> None:
     model = _mlp()
     x, y = torch.randn(40, 3).double(), torch.randn(40, 1).double()
-    before, change = _flat(model), dense_step(model, x, y, lr=1.0, damping=1e-6)
+    before, change = flat(model), dense_step(model, x, y, lr=1.0, damping=1e-6)
     hopeless = ConjugateGradient(max_iterations=1, rank=1)
     optimizer = GGN(model, damping=1e-6, solver=hopeless)
     with warnings.catch_warnings():
@@ -124,7 +121,7 @@ def test_what_does_not_converge_falls_back_where_it_can_and_is_told_where_not() 
     assert (info.solver, info.iterations, info.converged) == ("cg, then cholesky", 1, True)
     assert info.relative_residual is not None
     assert info.relative_residual > 1e-6
-    assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-6
+    assert float((flat(model) - before - change).norm() / change.norm()) < 1e-6
 
     optimizer = GGN(model, damping=1e-6, solver=ConjugateGradient(max_iterations=1, rank=1, fallback_rows=39))
     with pytest.warns(RuntimeWarning, match="stopped after 1 iterations") as caught:
@@ -140,12 +137,12 @@ def test_float32_converges_as_far_as_float32_goes() -> None:
     x, y = torch.randn(100, 3).double(), torch.randn(100, 1).double()
     change = dense_step(model, x, y, lr=1.0, damping=1.0)
     model = model.float()
-    before = _flat(model)
+    before = flat(model)
     optimizer = GGN(model, damping=1.0, solver=ConjugateGradient(fallback_rows=0))
     optimizer.step(lambda: model(x.float()) - y.float())
     assert optimizer.info is not None
     assert optimizer.info.converged
-    assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-4
+    assert float((flat(model) - before - change).norm() / change.norm()) < 1e-4
 
 
 def test_a_warm_start_saves_iterations() -> None:
@@ -172,9 +169,9 @@ def test_a_warm_start_from_another_shape_is_none() -> None:
     optimizer = GGN(model, solver="cg")
     for samples in (6, 9, 6):
         x, y = torch.randn(samples, 3).double(), torch.randn(samples, 1).double()
-        before, change = _flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
+        before, change = flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
         optimizer.step(lambda x=x, y=y: model(x) - y)
-        assert float((_flat(model) - before - change).norm() / change.norm()) < 1e-4
+        assert float((flat(model) - before - change).norm() / change.norm()) < 1e-4
 
 
 # choosing
@@ -250,7 +247,7 @@ def test_refusals() -> None:
 def test_overflow_and_misuse_leave_the_parameters_alone() -> None:
     model = _mlp().float()
     x = torch.randn(5, 3)
-    before = _flat(model)
+    before = flat(model)
     with pytest.raises(NonFiniteError, match="product with the Gram matrix"):
         GGN(model, solver="cg").step(lambda: (model(x) * 1e30) * 1e-30 * 1e25)
 
@@ -261,7 +258,7 @@ def test_overflow_and_misuse_leave_the_parameters_alone() -> None:
 
     with pytest.raises(ResidualsError, match="must not call backward"):
         GGN(model, solver="cg").step(backward)
-    assert torch.equal(_flat(model), before)
+    assert torch.equal(flat(model), before)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import CASES, Case
+from compared import flat, relative_error
 from torch import Tensor, nn
 
 from ggn_core import GGN, gram
@@ -28,20 +29,12 @@ def _build(case: Case, batch: int, outputs: int) -> tuple[nn.Module, Tensor]:
     return case.model(outputs).double(), inputs.double() if inputs.is_floating_point() else inputs
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
-
-
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gram_equals_the_dense_one(case: Case, batch: int, outputs: int) -> None:
     model, inputs = _build(case, batch, outputs)
-    assert _relative_error(gram(model, inputs), dense_gram(model, inputs)) < TOLERANCE
+    assert relative_error(gram(model, inputs), dense_gram(model, inputs)) < TOLERANCE
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -49,9 +42,9 @@ def test_gram_equals_the_dense_one(case: Case, batch: int, outputs: int) -> None
 def test_step_equals_the_dense_one(case: Case, outputs: int) -> None:
     model, inputs = _build(case, 5, outputs)
     targets = torch.randn_like(model(inputs).detach())
-    before, change = _flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
+    before, change = flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, damping=0.3).step(lambda: model(inputs) - targets)
-    assert _relative_error(_flat(model) - before, change) < TOLERANCE
+    assert relative_error(flat(model) - before, change) < TOLERANCE
 
 
 @pytest.mark.parametrize("at_once", [1, recomputed.BYTES_AT_ONCE], ids=["in-parts", "whole"])
@@ -101,7 +94,7 @@ def test_the_product_with_a_direction_equals_the_dense_one(case: Case, outputs: 
     outputs = model(inputs)
     with torch.no_grad():
         product = Linearizer()(outputs, names).product(direction)
-    assert _relative_error(product, expected) < TOLERANCE
+    assert relative_error(product, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -129,6 +122,6 @@ class TwoInputs(nn.Module):
 def test_tuples_and_dicts_of_inputs() -> None:
     model, a, b = TwoInputs().double(), torch.randn(5, 3).double(), torch.randn(5, 4).double()
     expected = dense_gram(model, (a, b))
-    assert _relative_error(gram(model, (a, b)), expected) < TOLERANCE
-    assert _relative_error(gram(model, {"b": b, "a": a}), expected) < TOLERANCE
+    assert relative_error(gram(model, (a, b)), expected) < TOLERANCE
+    assert relative_error(gram(model, {"b": b, "a": a}), expected) < TOLERANCE
     assert torch.equal(dense_gram(model, {"b": b, "a": a}), expected)

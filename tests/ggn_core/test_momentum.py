@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from cases import CASES, Case
+from compared import flat, relative_error
 from torch import Tensor, nn
 
 from ggn_core import GGN, SettingError
@@ -19,21 +20,13 @@ def _same_every_time() -> None:
     torch.manual_seed(0)
 
 
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
-
-
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 class DenseSpring:
     """φ⁺ = μφ + Jᵀ(JJᵀ + damping·I)⁻¹(r − μJφ), by definition."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor, damping: float, momentum: Tensor | float):
         self.model, self.inputs, self.targets = model, inputs, targets
         self.damping, self.momentum = damping, momentum
-        self.last = torch.zeros_like(_flat(model))
+        self.last = torch.zeros_like(flat(model))
 
     def direction(self) -> Tensor:
         jacobian = dense_jacobian(self.model, self.inputs)
@@ -57,9 +50,9 @@ def test_springs_formula(case: Case) -> None:
     dense = DenseSpring(model, inputs, targets, damping=0.5, momentum=0.9)
     optimizer = GGN(model, lr=0.3, damping=0.5, momentum=0.9)
     for _ in range(3):
-        expected = _flat(model) - 0.3 * dense.direction()
+        expected = flat(model) - 0.3 * dense.direction()
         optimizer.step(lambda: model(inputs) - targets)
-        assert _relative_error(_flat(model), expected) < 1e-10
+        assert relative_error(flat(model), expected) < 1e-10
         assert optimizer.info is not None
         assert abs(float(optimizer.info.step_norm) / float(dense.last.norm()) - 1) < 1e-8
 
@@ -82,17 +75,17 @@ def test_each_group_has_its_own_rate_momentum_and_decay() -> None:
     optimizer = GGN(model, lr=0.3, damping=0.5, momentum=0.9, weight_decay=0.1)
     _split(optimizer, 2, lr=0.1, momentum=0.0, weight_decay=0.0)
     first = sum(p.numel() for p in optimizer.param_groups[0]["params"])
-    total = len(_flat(model))
+    total = len(flat(model))
 
     def by_group(a: float, b: float) -> Tensor:
         return torch.tensor([a] * first + [b] * (total - first), dtype=torch.float64)
 
     dense = DenseSpring(model, inputs, targets, damping=0.5, momentum=by_group(0.9, 0.0))
     for _ in range(3):
-        before = _flat(model)
+        before = flat(model)
         expected = before - by_group(0.3, 0.1) * (dense.direction() + by_group(0.1, 0.0) * before)
         optimizer.step(lambda: model(inputs) - targets)
-        assert _relative_error(_flat(model), expected) < 1e-10
+        assert relative_error(flat(model), expected) < 1e-10
 
 
 def test_weight_decay_is_decoupled() -> None:
@@ -100,9 +93,9 @@ def test_weight_decay_is_decoupled() -> None:
     dense = DenseSpring(model, inputs, targets, damping=0.5, momentum=0.0)
     optimizer = GGN(model, lr=0.3, damping=0.5, weight_decay=0.2)
     for _ in range(2):
-        expected = (1 - 0.3 * 0.2) * _flat(model) - 0.3 * dense.direction()
+        expected = (1 - 0.3 * 0.2) * flat(model) - 0.3 * dense.direction()
         optimizer.step(lambda: model(inputs) - targets)
-        assert _relative_error(_flat(model), expected) < 1e-12
+        assert relative_error(flat(model), expected) < 1e-12
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
@@ -111,17 +104,17 @@ def test_the_limit_shortens_long_steps_and_leaves_short_ones(momentum: float, sp
     model, inputs, targets = _mlp()
     dense = DenseSpring(model, inputs, targets, damping=0.5, momentum=momentum)
     optimizer = GGN(model, lr=0.3, damping=0.5, momentum=momentum)
-    rates = torch.full_like(_flat(model), 0.3)
+    rates = torch.full_like(flat(model), 0.3)
     if split:
         _split(optimizer, 2, lr=0.1)
         rates[sum(p.numel() for p in optimizer.param_groups[0]["params"]) :] = 0.1
     for bound in (1e-3, 1e3, 0.02):
         for group in optimizer.param_groups:
             group["max_step_norm"] = bound
-        before, step = _flat(model), rates * dense.direction()
+        before, step = flat(model), rates * dense.direction()
         optimizer.step(lambda: model(inputs) - targets)
         expected = step * min(1.0, bound / float(step.norm()))
-        assert _relative_error(before - _flat(model), expected) < 1e-9
+        assert relative_error(before - flat(model), expected) < 1e-9
         assert optimizer.info is not None
         assert abs(optimizer.info.step_length - min(1.0, bound / float(step.norm()))) < 1e-9
 

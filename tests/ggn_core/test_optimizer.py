@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from compared import flat
 from torch import Tensor, nn
 
 from ggn_core import GGN, SettingError, jacobian
@@ -23,10 +24,6 @@ def _mlp(outputs: int = 1) -> nn.Sequential:
 
 def _data(samples: int = 6, outputs: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(samples, 3).double(), torch.randn(samples, outputs).double()
-
-
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def test_one_undamped_step_solves_a_linear_problem() -> None:
@@ -53,13 +50,13 @@ def test_the_papers_letters() -> None:
     x, y = _data()
     jacobian, gram = dense_jacobian(model, x), dense_gram(model, x)
     residuals = (model(x) - y).detach().reshape(-1)
-    expected = _flat(model) - jacobian.T @ torch.linalg.solve(lam * gram + alpha * torch.eye(6).double(), residuals)
+    expected = flat(model) - jacobian.T @ torch.linalg.solve(lam * gram + alpha * torch.eye(6).double(), residuals)
     twin = copy.deepcopy(model)
     GGN(model, lr=1 / lam, damping=alpha / lam).step(lambda: model(x) - y)
-    assert torch.allclose(_flat(model), expected, rtol=1e-10, atol=1e-14)
+    assert torch.allclose(flat(model), expected, rtol=1e-10, atol=1e-14)
     optimizer = GGN.from_paper(twin, lam=lam, alpha=alpha, momentum=0.5)
     optimizer.step(lambda: twin(x) - y)
-    assert torch.allclose(_flat(twin), expected, rtol=1e-10, atol=1e-14)
+    assert torch.allclose(flat(twin), expected, rtol=1e-10, atol=1e-14)
     assert optimizer.param_groups[0]["momentum"] == 0.5
 
 
@@ -89,7 +86,7 @@ def test_residuals_of_any_trailing_shape(shape: tuple[int, ...]) -> None:
     x, y = _data()
     GGN(model).step(lambda: (model(x) - y).view(shape))
     GGN(twin).step(lambda: twin(x) - y)
-    assert torch.equal(_flat(model), _flat(twin))
+    assert torch.equal(flat(model), flat(twin))
 
 
 def test_the_returned_loss_is_the_mean_squared_residual_before_the_step() -> None:
@@ -123,10 +120,10 @@ def test_torch_schedulers_drive_the_step_length() -> None:
     optimizer = GGN(model, lr=1.0, damping=0.3)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     for lr in (1.0, 0.5, 0.25):
-        expected = _flat(model) + dense_step(model, x, y, lr=lr, damping=0.3)
+        expected = flat(model) + dense_step(model, x, y, lr=lr, damping=0.3)
         optimizer.step(lambda: model(x) - y)
         scheduler.step()
-        assert torch.allclose(_flat(model), expected, rtol=1e-10, atol=1e-14)
+        assert torch.allclose(flat(model), expected, rtol=1e-10, atol=1e-14)
 
 
 def test_schedulers_may_reach_zero() -> None:
@@ -137,9 +134,9 @@ def test_schedulers_may_reach_zero() -> None:
     for _ in range(2):
         optimizer.step(lambda: model(x) - y)
         scheduler.step()
-    before = _flat(model)
+    before = flat(model)
     optimizer.step(lambda: model(x) - y)
-    assert torch.allclose(_flat(model), before, rtol=0, atol=1e-12)
+    assert torch.allclose(flat(model), before, rtol=0, atol=1e-12)
 
 
 def test_state_dict_round_trip() -> None:
@@ -153,7 +150,7 @@ def test_state_dict_round_trip() -> None:
     for _ in range(2):
         optimizer.step(lambda: model(x) - y)
         resumed.step(lambda: twin(x) - y)
-    assert torch.equal(_flat(model), _flat(twin))
+    assert torch.equal(flat(model), flat(twin))
 
 
 def test_parameter_groups_scale_their_part_of_the_step() -> None:
@@ -164,11 +161,11 @@ def test_parameter_groups_scale_their_part_of_the_step() -> None:
     head = {"params": group["params"][2:], "param_names": group["param_names"][2:], "lr": 0.1, "damping": 0.3}
     group["params"], group["param_names"] = group["params"][:2], group["param_names"][:2]
     optimizer.param_groups.append(head)
-    before, change = _flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
+    before, change = flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
     optimizer.step(lambda: model(x) - y)
     first = sum(p.numel() for p in group["params"])
     change[first:] *= 0.1
-    assert torch.allclose(_flat(model) - before, change, rtol=1e-9, atol=1e-14)
+    assert torch.allclose(flat(model) - before, change, rtol=1e-9, atol=1e-14)
     head["damping"] = 1.0
     with pytest.raises(SettingError, match="damping must agree"):
         optimizer.step(lambda: model(x) - y)
@@ -194,13 +191,13 @@ def test_a_singular_gram_without_damping_takes_the_minimum_norm_step() -> None:
     model = nn.Linear(3, 1).double()
     x = torch.randn(1, 3).double().repeat(2, 1)
     y = torch.tensor([[1.0], [3.0]]).double()
-    before = _flat(model)
+    before = flat(model)
     jacobian, residuals = dense_jacobian(model, x), (model(x) - y).detach().reshape(-1)
     optimizer = GGN(model, lr=1.0, damping=0.0)
     optimizer.step(lambda: model(x) - y)
     assert optimizer.info is not None
     assert optimizer.info.solver == "pseudo-inverse"
-    assert torch.allclose(_flat(model) - before, -torch.linalg.pinv(jacobian) @ residuals, rtol=1e-8, atol=1e-12)
+    assert torch.allclose(flat(model) - before, -torch.linalg.pinv(jacobian) @ residuals, rtol=1e-8, atol=1e-12)
     assert torch.allclose(model(x), torch.full((2, 1), 2.0).double())
 
 
@@ -232,18 +229,18 @@ def test_what_was_certified_for_one_graph_is_not_used_for_another() -> None:
     for positions_first, samples in ((False, 4), (True, 4), (False, 4), (True, 2)):
         model.positions_first = positions_first
         x, y = torch.randn(samples, 4, 3).double(), torch.randn(samples).double()
-        before, change = _flat(model), dense_step(model, x, y, lr=0.5, damping=0.3)
+        before, change = flat(model), dense_step(model, x, y, lr=0.5, damping=0.3)
         optimizer.step(lambda x=x, y=y: model(x) - y)
-        assert torch.allclose(_flat(model) - before, change, rtol=1e-9, atol=1e-14)
+        assert torch.allclose(flat(model) - before, change, rtol=1e-9, atol=1e-14)
 
 
 def test_float32_stays_float32_and_close_to_double() -> None:
     model = _mlp().float()
     x, y = (t.float() for t in _data())
-    before, change = _flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
+    before, change = flat(model), dense_step(model, x, y, lr=1.0, damping=0.3)
     loss = GGN(model).step(lambda: model(x) - y)
     assert loss.dtype == torch.float32
-    assert torch.allclose(_flat(model) - before, change, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(flat(model) - before, change, rtol=1e-3, atol=1e-5)
 
 
 def test_rows_are_held_until_their_successors_and_no_longer() -> None:

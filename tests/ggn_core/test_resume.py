@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from compared import flat
+from torch import nn
 
 from ggn_core import GGN, Armijo, ConjugateGradient, DampingScheduler, LevenbergMarquardt, SettingError
 
@@ -24,13 +25,9 @@ def _model(dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.2), nn.Tanh(), nn.Linear(16, 2)).to(dtype)
 
 
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-
-
 def _go_on(pair: Pair, steps: int, scheduler: Any = None) -> list[object]:
     model, optimizer = pair
-    x, y = (t.to(_flat(model).dtype) for t in (X, Y))
+    x, y = (t.to(flat(model).dtype) for t in (X, Y))
     told: list[object] = []
     for _ in range(steps):
         optimizer.step(lambda: model(x) - y, sample_weights=WEIGHTS)
@@ -78,7 +75,7 @@ def test_resumed_from_a_file(options: dict[str, Any], dtype: torch.dtype) -> Non
     resumed.load_state_dict(loaded["optimizer"])
     torch.random.set_rng_state(loaded["random"])
     assert _go_on((twin, resumed), 3) == expected
-    assert torch.equal(_flat(model), _flat(twin))
+    assert torch.equal(flat(model), flat(twin))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
@@ -93,7 +90,7 @@ def test_copied_or_pickled(options: dict[str, Any], copied: Callable[[Pair], Pai
     expected = _go_on((model, optimizer), 2)
     torch.random.set_rng_state(random)
     assert _go_on(twins, 2) == expected
-    assert torch.equal(_flat(model), _flat(twins[0]))
+    assert torch.equal(flat(model), flat(twins[0]))
 
 
 def test_a_state_from_before_a_setting_existed() -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from cases import CASES, Case
+from compared import flat
 from torch import Tensor, nn
 
 from ggn_core import GGN, SettingError
@@ -19,10 +20,6 @@ MIXING = {"mixing-samples"}
 @pytest.fixture(autouse=True)
 def _same_every_time() -> None:
     torch.manual_seed(0)
-
-
-def _flat(model: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 MATRIX_FREE = {"mlp-tanh", "conv2d", "embedding-tied-to-head", "lstm", "transformer-layer"}
@@ -52,7 +49,7 @@ def test_weights_are_repetitions(case: Case, solver: str) -> None:
         expected = repeated.step(lambda: twin(inputs[many]) - targets[many])
         assert torch.allclose(loss, expected, rtol=1e-9)
         tolerance = 1e-9 if solver == "cholesky" else 1e-5
-        assert float((_flat(model) - _flat(twin)).norm() / _flat(twin).norm()) < tolerance
+        assert float((flat(model) - flat(twin)).norm() / flat(twin).norm()) < tolerance
         assert weighted.info is not None
         assert repeated.info is not None
         assert torch.allclose(weighted.info.gradient_norm, repeated.info.gradient_norm, rtol=10 * tolerance)
@@ -72,7 +69,7 @@ def test_weights_are_repetitions(case: Case, solver: str) -> None:
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_weights_out_of_range(weights: Tensor, words: str, solver: str) -> None:
     model = nn.Linear(3, 2)
-    before, x = _flat(model), torch.randn(4, 3)
+    before, x = flat(model), torch.randn(4, 3)
     with pytest.raises(SettingError, match=words):
         GGN(model, solver=solver).step(lambda: model(x), sample_weights=weights)  # type: ignore[arg-type]
-    assert torch.equal(_flat(model), before)
+    assert torch.equal(flat(model), before)

@@ -65,14 +65,15 @@ def report_data(checked: Sequence[CheckedClaim], reports: Path) -> dict[str, Any
 
 
 def _item(item: CheckedClaim, reports: Path) -> dict[str, Any]:
+    decisive = _decisive(item)
     return {
         "claim": item.claim,
         "verdict": str(item.verdict),
         "reason": item.reason,
         "fingerprint": item.fingerprint,
         "holds": _holds(item),
-        "decisive": written(_decisive(item).estimate),
-        "decisive_of": _decisive(item).part.part,
+        "decisive": written(decisive.estimate),
+        "decisive_of": decisive.part.part,
         "parts": [
             {
                 "part": checked.part,

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from harness.analysis.statistics import (
+    clustered_geometric_mean,
     clustered_median,
-    geometric_mean,
     median_interval,
     median_ratio,
     paired_ratio,
@@ -133,30 +133,30 @@ def test_the_geometric_mean_of_cells_lies_where_their_medians_are() -> None:
     """Two cells far from each other: the median of all would fall in between, where nothing is, or jump."""
     seeds = range(11)
     fast, slow = {s: 0.2 + 0.001 * s for s in seeds}, {s: 0.45 + 0.001 * s for s in seeds}
-    found = geometric_mean([fast, slow])
+    found = clustered_geometric_mean([fast, slow])
     assert found.median == pytest.approx(math.sqrt(0.205 * 0.455))
     assert found.low < found.median < found.high
     assert found.size == 11
-    one = geometric_mean([fast])
+    one = clustered_geometric_mean([fast])
     assert one[:3] == pytest.approx(median_interval(list(fast.values()))[:3], rel=1e-3)
 
 
 def test_the_geometric_mean_resamples_whole_seeds() -> None:
     draw = np.random.default_rng(2)
     ratios = {seed: float(value) for seed, value in enumerate(draw.lognormal(size=15))}
-    alike, alone = geometric_mean([ratios] * 4), geometric_mean([ratios])
+    alike, alone = clustered_geometric_mean([ratios] * 4), clustered_geometric_mean([ratios])
     assert alike[:3] == pytest.approx(alone[:3])  # four copies are no more than one
-    apart = geometric_mean([dict(enumerate(map(float, draw.lognormal(size=15)))) for _ in range(4)])
+    apart = clustered_geometric_mean([dict(enumerate(map(float, draw.lognormal(size=15)))) for _ in range(4)])
     assert math.log(apart.high / apart.low) < math.log(alone.high / alone.low)
 
 
 def test_the_geometric_mean_of_misses_gaps_and_nothing() -> None:
-    missed = geometric_mean([{0: math.inf, 1: math.inf, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 1.0}])
+    missed = clustered_geometric_mean([{0: math.inf, 1: math.inf, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 1.0}])
     assert missed.median == math.inf
-    gap = geometric_mean([{0: 2.0, 1: 2.0}, {1: 8.0, 2: 8.0}, {}])
+    gap = clustered_geometric_mean([{0: 2.0, 1: 2.0}, {1: 8.0, 2: 8.0}, {}])
     assert gap == (pytest.approx(4.0), pytest.approx(4.0), pytest.approx(4.0), 3)
-    assert geometric_mean([{}, {}]).size == 0
-    assert math.isnan(geometric_mean([]).median)
+    assert clustered_geometric_mean([{}, {}]).size == 0
+    assert math.isnan(clustered_geometric_mean([]).median)
 
 
 def test_a_slope_with_an_intercept_for_each_group() -> None:
