@@ -394,8 +394,8 @@ def list_(as_json: bool) -> None:
     for name, model in PROBLEMS.items():
         click.echo(f"  {name}: {_first_line(model)} {_defaults(model)}")
     click.echo("methods")
-    for name, (model, _) in METHODS.items():
-        click.echo(f"  {name}: {_first_line(model)} {_defaults(model)}")
+    for name, (method, _) in METHODS.items():
+        click.echo(f"  {name}: {_first_line(method)} {_defaults(method)}")
     for kind, found in own.items():
         if found:
             click.echo(f"{kind} of installed packages")

@@ -49,7 +49,14 @@ def code() -> str:
     results as they are, and what is not committed may change them.
     """
     content = hashlib.sha256()
-    for part in ("ggn_core", "harness/problems", "harness/methods.py", "harness/training.py", "harness/theory.py"):
+    for part in (
+        "ggn_core",
+        "harness/problems",
+        "harness/methods.py",
+        "harness/training.py",
+        "harness/course.py",
+        "harness/theory.py",
+    ):
         place = ROOT / part
         for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             content.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())

@@ -25,7 +25,11 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Method(Protocol):
-    """Trains a model batch by batch."""
+    """Trains a model batch by batch.
+
+    One with ``state_dict`` and ``load_state_dict``, as torch's optimizers have them, is gone on with where a long
+    training was killed; without them the training starts over.
+    """
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         """Updates the model on one batch, inputs (b, d) and targets (b, o)."""
@@ -154,30 +158,27 @@ SEARCHES: dict[str, type[Armijo] | type[LevenbergMarquardt]] = {
 }
 
 
-class _GaussNewton:
-    def __init__(self, model: nn.Module, settings: GgnSettings):
-        self.model = model
-        self.optimizer = GGN(
-            model,
-            lr=settings.lr,
-            damping=settings.damping,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            max_step_norm=settings.max_step_norm,
-            solver=settings.solver,
-            search=None if settings.search is None else SEARCHES[settings.search](),
-        )
-
-    def step(self, inputs: Tensor, targets: Tensor) -> None:
-        self.optimizer.step(lambda: self.model(inputs) - targets)
-
-
-class _FirstOrder:
-    """Any torch optimizer on the mean squared error."""
+class _Optimized:
+    """A method whose state is that of its optimizer."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.model = model
         self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+class _GaussNewton(_Optimized):
+    def step(self, inputs: Tensor, targets: Tensor) -> None:
+        self.optimizer.step(lambda: self.model(inputs) - targets)
+
+
+class _FirstOrder(_Optimized):
+    """Any torch optimizer on the mean squared error."""
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -185,12 +186,8 @@ class _FirstOrder:
         self.optimizer.step()
 
 
-class _ClosureDriven:
+class _ClosureDriven(_Optimized):
     """A torch optimizer that evaluates the mean squared error itself, as often as it likes."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.model = model
-        self.optimizer = optimizer
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
         def closure() -> Tensor:
@@ -200,6 +197,20 @@ class _ClosureDriven:
             return loss
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
+
+
+def _ggn(model: nn.Module, settings: GgnSettings) -> Method:
+    optimizer = GGN(
+        model,
+        lr=settings.lr,
+        damping=settings.damping,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        max_step_norm=settings.max_step_norm,
+        solver=settings.solver,
+        search=None if settings.search is None else SEARCHES[settings.search](),
+    )
+    return _GaussNewton(model, optimizer)
 
 
 def _sgd(model: nn.Module, settings: SgdSettings) -> Method:
@@ -227,7 +238,7 @@ def _adam(model: nn.Module, settings: AdamSettings) -> Method:
 
 # Name -> settings model and factory.
 METHODS: dict[str, tuple[type[BaseModel], Callable[[nn.Module, Any], Method]]] = {
-    "ggn": (GgnSettings, _GaussNewton),
+    "ggn": (GgnSettings, _ggn),
     "sgd": (SgdSettings, _sgd),
     "adam": (AdamSettings, _adam),
 }

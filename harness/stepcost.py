@@ -25,8 +25,8 @@ from ggn_core.workspace import Workspace
 from .environment import environment, peak_memory_mib
 from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
 from .methods import GgnSettings, MethodConfig, make_method, with_rate
-from .problems import Problem, Split
-from .training import data_record, first_batch, loss_gradient, parameter_count, prepare
+from .problems import Batch, Problem
+from .training import data_record, loss_gradient, parameter_count, prepare
 from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
 
 __all__ = ["measure_steps", "step_error"]
@@ -65,7 +65,7 @@ def measure_steps(trial: StepCostTrial) -> TrialResult:
     )
 
 
-def step_error(model: nn.Module, batch: Split, damping: float, solver: Solver = "auto") -> float:
+def step_error(model: nn.Module, batch: Batch, damping: float, solver: Solver = "auto") -> float:
     """Relative error of a step of GGN against the dense solve in float64, on as many samples as the latter can bear."""
     parameters = sum(p.numel() for p in model.parameters())
     samples = max(1, min(len(batch.inputs), 16, DENSE_ELEMENTS // (parameters * batch.targets.shape[1])))
@@ -85,7 +85,7 @@ def step_error(model: nn.Module, batch: Split, damping: float, solver: Solver = 
 
 
 def _largest_error(trial: StepCostTrial, problem: Problem) -> float | None:
-    batch = first_batch(trial, problem)
+    batch = problem.train.first(trial.batch_size)
     # What momentum, decay and a limit add to the step is held against independent truths by the optimizer's own tests.
     solved = [(method.damping, method.solver) for method in trial.methods if isinstance(method, GgnSettings)]
     return max((step_error(problem.model(), batch, *how) for how in dict.fromkeys(solved)), default=None)
@@ -98,7 +98,7 @@ def _tolerance(trial: StepCostTrial) -> float:
 
 
 def _costs(trial: StepCostTrial, problem: Problem, memory: list[float | None], error: float | None) -> StepCosts:
-    batch, synchronize = first_batch(trial, problem), synchronize_on(trial.device)
+    batch, synchronize = problem.train.first(trial.batch_size), synchronize_on(trial.device)
     steps = [_step(problem.model(), method, batch) for method in (*trial.methods, trial.methods[0])]
     steps.append(loss_gradient(problem.model(), batch))
     repeats = [repeats_for(warm_up(step, synchronize)) for step in steps]
@@ -121,13 +121,13 @@ def _is_plain(settings: GgnSettings) -> bool:
     )
 
 
-def _step(model: nn.Module, settings: MethodConfig, batch: Split) -> Callable[[], object]:
+def _step(model: nn.Module, settings: MethodConfig, batch: Batch) -> Callable[[], object]:
     method = make_method(model, with_rate(settings, TINY))
     return lambda: method.step(batch.inputs, batch.targets)
 
 
 def _phases(
-    model: nn.Module, settings: GgnSettings, batch: Split, rounds: int, synchronize: Callable[[], None]
+    model: nn.Module, settings: GgnSettings, batch: Batch, rounds: int, synchronize: Callable[[], None]
 ) -> dict[str, list[float]]:
     """Seconds of each part of a Gram-Gauss-Newton step: what ``GGN.step`` does, with a clock between."""
     seconds: dict[str, list[float]] = {}
@@ -179,7 +179,7 @@ def _memory_in_a_child(trial: StepCostTrial, method: MethodConfig) -> float | No
 
 def _memory(trial: StepCostTrial, method: MethodConfig) -> float:
     problem = prepare(trial)
-    step = _step(problem.model(), method, first_batch(trial, problem))
+    step = _step(problem.model(), method, problem.train.first(trial.batch_size))
     if trial.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(trial.device)
         base = torch.cuda.memory_allocated(trial.device) / 2**20

@@ -3,7 +3,8 @@
 The files live under ``.ggn/trials/`` of the working folder, named by the trial's identity. A trial is finished when its
 file exists; writing is atomic, so an interruption leaves either a whole result or none. They are the safety copy that
 lets results wait for a tracking server, and the cache from which a second run skips what is done. Where trained models
-are asked for, one lies beside its result until it is recorded. The suites that were run here are in ``.ggn/suites/``,
+are asked for, one lies beside its result until it is recorded. A training that takes minutes leaves a checkpoint there,
+from which the next process goes on if this one is killed. The suites that were run here are in ``.ggn/suites/``,
 as they were read.
 """
 
@@ -52,6 +53,10 @@ class Store:
     def model_path(self, trial_id: str) -> Path:
         """Where the trained model waits to be recorded; written before the result, and removed once it is recorded."""
         return self.trials / f"{trial_id}.pt"
+
+    def checkpoint_path(self, trial_id: str) -> Path:
+        """Where a long training is kept while it is under way."""
+        return self.trials / f"{trial_id}.checkpoint"
 
     def load(self, trial_id: str) -> TrialResult | None:
         """The stored result, or None if there is none that can be read: what is damaged counts as not run."""

@@ -20,7 +20,7 @@ from .methods import METHODS
 from .plugins import METHODS as OWN_METHODS
 from .plugins import MODELS as OWN_MODELS
 from .plugins import OwnCode, checked_settings, find, missing_settings, registered
-from .problems import MLP, PROBLEMS
+from .problems import PROBLEMS
 from .selection import laid_over, part, restricted, set_value
 from .stepcost_suite import StepCostSuite
 from .suite import Limits, Suite
@@ -208,8 +208,11 @@ def _combinations(
         else _axis(value, f"{what}.{key}", path)
         for key, value in entry.items()
     }
-    if "model" in axes and any(key in axes for key in MLP):
-        raise UserError(f"{path}: problem '{name}': {', '.join(MLP)} are the built-in model's, not those of 'model'")
+    network = PROBLEMS[name].NETWORK if what == "problem" else ()
+    if "model" in axes and any(key in axes for key in network):
+        raise UserError(
+            f"{path}: problem '{name}': {', '.join(network)} are the built-in model's, not those of 'model'"
+        )
     if "path" in axes:  # relative to the suite file, wherever the command is typed
         axes["path"] = tuple(str((path.parent / str(value)).resolve()) for value in axes["path"])
     for values in itertools.product(*axes.values()):

@@ -74,8 +74,8 @@ def check(suite: Suite) -> None:
     Raises:
         UserError: Data that cannot be read, a batch larger than the training set, or own code that refuses settings.
     """
-    for problem in dict.fromkeys(problem.model_copy(update={"width": 1, "depth": 1}) for problem in suite.problem):
-        samples = len(make_problem(problem, suite.seeds[0]).train.inputs)
+    for problem in dict.fromkeys(problem.without_network() for problem in suite.problem):
+        samples = len(make_problem(problem, suite.seeds[0]).train)
         for batch_size in suite.batch_size:
             if batch_size > samples:
                 raise UserError(
@@ -94,8 +94,8 @@ def check(suite: Suite) -> None:
 
 def _try_model(model: OwnCode, problem: Problem) -> None:
     with _told(model), torch.no_grad():
-        outputs = problem.model()(problem.train.inputs[:2])
-        expected = problem.train.targets[:2].shape
+        inputs, targets = problem.train.first(2)
+        outputs, expected = problem.model()(inputs), targets.shape
         if outputs.shape != expected:
             raise UserError(
                 f"'{model.name}': gives outputs of shape {tuple(outputs.shape)}, {tuple(expected)} is needed"

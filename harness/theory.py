@@ -41,7 +41,7 @@ def measure_theory(trial: TheoryTrial) -> TrialResult:
     if trial.problem.name != "two_layer":
         raise UserError(f"the theory is that of the problem 'two_layer', not of '{trial.problem.label}'")
     problem = prepare(trial)
-    samples = len(problem.train.inputs)
+    samples = len(problem.train)
     if samples % trial.batch_size:
         raise UserError(f"batch_size {trial.batch_size} does not divide the {samples} samples")
     epoch_residuals, predicted, radius = _epochs(trial, problem)
@@ -68,7 +68,7 @@ def _link_gap(problem: Problem, damping: float) -> float:
 
     Both are read on held-out inputs; the gap is relative to how far kernel regression moves the predictions there.
     """
-    model, (inputs, targets), held_out = _network(problem), problem.train, problem.test.inputs
+    model, (inputs, targets), held_out = _network(problem), problem.train.all(), problem.test.all().inputs
     with torch.no_grad():
         damped = kernel(model, inputs, inputs) + damping * torch.eye(len(inputs)).to(inputs)
         movement = -kernel(model, held_out, inputs) @ torch.linalg.solve(damped, model(inputs) - targets)  # (m, 1)
@@ -87,10 +87,10 @@ def _descents(trial: TheoryTrial, problem: Problem) -> Iterator[Descent]:
 
 def _descent(trial: TheoryTrial, problem: Problem, settings: MethodConfig, start: float) -> Descent:
     model = _network(problem)
-    inputs = problem.train.inputs
+    inputs, own_targets = problem.train.all()
     with torch.no_grad():
         outputs = model(inputs)
-        targets = outputs - start * (outputs - problem.train.targets)  # the problem's own residuals, scaled
+        targets = outputs - start * (outputs - own_targets)  # the problem's own residuals, scaled
     method = make_method(model, settings)
     bounded = settings == UNDAMPED and trial.problem.activation in CURVATURE
     residuals, factors = [_residual_norm(model, inputs, targets)], []
@@ -123,7 +123,7 @@ def _epochs(trial: TheoryTrial, problem: Problem) -> tuple[list[float], list[flo
     In the limit of large width a step on batch B takes r to r − K[:, B] K_BB⁻¹ r_B, so an epoch is a product of such
     factors, one a batch.
     """
-    model, (inputs, targets) = _network(problem), problem.train
+    model, (inputs, targets) = _network(problem), problem.train.all()
     n = len(inputs)
     batches = torch.arange(n).view(-1, trial.batch_size)  # (batches, b)
     with torch.no_grad():

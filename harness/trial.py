@@ -236,6 +236,7 @@ class TrialResult(Frozen):
         outcome: How it ended.
         reason: Why, for anything but "completed".
         curve: Of a training trial, up to the end, or to the last evaluation before it.
+        resumed_after: Epochs of a training after which another process went on, because the one before was killed.
         costs: Of a step-cost trial that completed.
         theory: Of a theory trial that completed.
         data: The data set; None if the trial did not get as far as loading it.
@@ -253,6 +254,7 @@ class TrialResult(Frozen):
     outcome: Outcome
     reason: str = ""
     curve: Curve = Curve()
+    resumed_after: list[int] = []
     costs: StepCosts | None = None
     theory: TheoryRecord | None = None
     data: DataRecord | None = None

@@ -32,13 +32,16 @@ __all__ = ["work"]
 environment()  # remembered by all trials: the code as it was loaded, whatever is edited while they run
 
 
-def work(trial_json: str, result_path: str, model_path: str | None, memory_gib: float | None) -> None:
+def work(
+    trial_json: str, result_path: str, model_path: str | None, checkpoint_path: str, memory_gib: float | None
+) -> None:
     """Runs one trial and writes its result; only a fatal signal keeps it from doing so.
 
     Args:
         trial_json: The trial.
         result_path: Where the result goes, atomically.
         model_path: Where the trained model goes before it; None to keep none.
+        checkpoint_path: Where a long training is kept while it is under way.
         memory_gib: Address space that the process may use beyond what it starts with; None for no limit.
     """
     _die_with_parent()
@@ -48,7 +51,7 @@ def work(trial_json: str, result_path: str, model_path: str | None, memory_gib: 
     started, clock = time.time(), time.monotonic()
     try:
         _limit_memory(memory_gib)
-        result = _run(trial, model_path)
+        result = _run(trial, model_path, checkpoint_path)
     except Exception as error:  # whatever it is, it is this trial's outcome, and the sweep goes on
         outcome, reason = _judge(error)
         result = TrialResult(
@@ -65,10 +68,11 @@ def work(trial_json: str, result_path: str, model_path: str | None, memory_gib: 
         sys.exit(f"error: {result_path}: cannot be written: {error.strerror}")
 
 
-def _run(trial: AnyTrial, model_path: str | None) -> TrialResult:
+def _run(trial: AnyTrial, model_path: str | None, checkpoint_path: str) -> TrialResult:
     match trial:
         case TrainingTrial():
-            return train(trial, None if model_path is None else partial(_keep, Path(model_path)))
+            keep = None if model_path is None else partial(_keep, Path(model_path))
+            return train(trial, keep, Path(checkpoint_path))
         case StepCostTrial():
             return measure_steps(trial)
         case TheoryTrial():

@@ -24,8 +24,9 @@ from .turns import turn
 
 __all__ = ["LocalEngine", "StoppedError"]
 
-# The trial as JSON, where its result goes, where its trained model goes, if anywhere, and its limit of memory.
-Work = tuple[str, str, str | None, float | None]
+# The trial as JSON, where its result goes, where its trained model goes, if anywhere, where it is kept while under way,
+# and its limit of memory.
+Work = tuple[str, str, str | None, str, float | None]
 
 POLL_SECONDS = 0.5  # how soon a trial that nobody waits for any more is ended
 
@@ -132,7 +133,8 @@ class LocalEngine:
         for old in (path, model_path):  # an old result must not pass for this one's
             old.unlink(missing_ok=True)
         model = str(model_path) if keep_model else None
-        child = self._child((trial.model_dump_json(), str(path), model, self.limits.memory_gib))
+        checkpoint = self.store.checkpoint_path(trial.id)
+        child = self._child((trial.model_dump_json(), str(path), model, str(checkpoint), self.limits.memory_gib))
         try:
             in_time = _has_ended(child.process.sentinel, self.limits.seconds, is_abandoned)
         finally:
@@ -156,6 +158,8 @@ class LocalEngine:
                 started=started,
             )
             self.store.save(result)
+        if result.outcome is not Outcome.KILLED:  # that one will go on where it was
+            checkpoint.unlink(missing_ok=True)
         return result
 
 

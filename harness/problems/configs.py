@@ -3,71 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import UserError
-from ..frozen import Frozen, as_tuple, short
-from ..plugins import OwnCode
+from ..frozen import as_tuple
+from .base_config import BaseConfig, Count, RandomSplit
+from .image_configs import FashionRotation, MnistRotation, StereoDisparity
 from .tables import digest
 
 __all__ = [
-    "MLP", "PROBLEMS", "Abalone", "Concrete", "CsvTable", "ProblemConfig", "RotatedDigits", "TeacherStudent",
-    "TwoLayer",
+    "PROBLEMS", "Abalone", "Concrete", "CsvTable", "FashionRotation", "MnistRotation", "ProblemConfig",
+    "RotatedDigits", "StereoDisparity", "TeacherStudent", "TwoLayer",
 ]  # fmt: skip
 
-MLP = ("width", "depth", "activation")  # what describes the built-in model
 
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Problem(Frozen):
-    """What every problem has: a name, and for its model an MLP with ``depth`` hidden layers of ``width`` units.
-
-    Or a model of the user's own; then width, depth and activation mean nothing and are left out of every record.
-    """
-
-    name: str
-    width: Count = 64
-    depth: Count = 2
-    activation: Literal["relu", "tanh", "softplus", "gelu"] = "relu"
-    model: OwnCode | None = None
-
-    @model_serializer(mode="wrap")
-    def _one_model(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = dump(self)
-        for key in ("model",) if self.model is None else MLP:
-            dumped.pop(key, None)
-        return dumped
-
-    @property
-    def label(self) -> str:
-        """What the problem is called in tables and figures."""
-        return self.name
-
-    @property
-    def title(self) -> str:
-        """The problem and its model in a few words."""
-        if self.model is None:
-            return f"{self.label}, width {self.width}"
-        return f"{self.label}, {self.model.label}" + "".join(f" {k}={short(v)}" for k, v in self.model.settings.items())
-
-    @property
-    def target_unit(self) -> str:
-        """Of the target, or "" where it has none."""
-        return ""
-
-    def identity(self) -> dict[str, Any]:
-        """What tells this configuration from others: equal identities mean equal problems."""
-        return self.model_dump(mode="json") | ({"model": self.model.identity()} if self.model is not None else {})
-
-
-class _Table(_Problem):
-    """A table, split at random into training and test rows."""
-
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-
-
-class Concrete(_Table):
+class Concrete(RandomSplit):
     """Compressive strength of concrete from its mixture and age: UCI 165, 1030 × 8."""
 
     name: Literal["concrete"] = "concrete"
@@ -77,7 +27,7 @@ class Concrete(_Table):
         return "MPa"
 
 
-class Abalone(_Table):
+class Abalone(RandomSplit):
     """Rings of abalones, a proxy for age, from sex and measurements: UCI 1, 4177 × 8."""
 
     name: Literal["abalone"] = "abalone"
@@ -87,7 +37,7 @@ class Abalone(_Table):
         return "rings"
 
 
-class CsvTable(_Table):
+class CsvTable(RandomSplit):
     """The user's own table: a CSV file with a header line."""
 
     name: Literal["csv"] = "csv"
@@ -118,7 +68,7 @@ class CsvTable(_Table):
         return {key: value for key, value in super().identity().items() if key not in ("path", "unit")}
 
 
-class TeacherStudent(_Problem):
+class TeacherStudent(BaseConfig):
     """A student network learns a random teacher network of the same activation, from Gaussian inputs.
 
     Every seed draws a teacher, inputs and noise of its own.
@@ -133,7 +83,7 @@ class TeacherStudent(_Problem):
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class RotatedDigits(_Table):
+class RotatedDigits(RandomSplit):
     """The angle by which an image of a handwritten digit was turned: UCI 80, 1797 × 8 × 8, angles drawn by the seed.
 
     Its model is a convolutional network: ``width`` channels in the first of ``depth`` layers, twice as many in the
@@ -149,7 +99,7 @@ class RotatedDigits(_Table):
         return "degrees"
 
 
-class TwoLayer(_Problem):
+class TwoLayer(BaseConfig):
     """The theorems' network: f = M^(−1/2) Σ a_r σ(w_r·x), fixed signs a_r, M = ``width``, on the unit sphere.
 
     Every seed draws inputs, weights and targets; targets lie at a root mean square distance of 1 from the network's
@@ -166,14 +116,26 @@ class TwoLayer(_Problem):
 
 
 ProblemConfig = Annotated[
-    Concrete | Abalone | CsvTable | TeacherStudent | RotatedDigits | TwoLayer, Field(discriminator="name")
+    Concrete
+    | Abalone
+    | CsvTable
+    | TeacherStudent
+    | RotatedDigits
+    | MnistRotation
+    | FashionRotation
+    | StereoDisparity
+    | TwoLayer,
+    Field(discriminator="name"),
 ]
 
-PROBLEMS: dict[str, type[BaseModel]] = {
+PROBLEMS: dict[str, type[BaseConfig]] = {
     "concrete": Concrete,
     "abalone": Abalone,
     "csv": CsvTable,
     "teacher_student": TeacherStudent,
     "rotated_digits": RotatedDigits,
+    "mnist_rotation": MnistRotation,
+    "fashion_rotation": FashionRotation,
+    "stereo_disparity": StereoDisparity,
     "two_layer": TwoLayer,
 }

@@ -51,21 +51,29 @@ def own_model(config: OwnCode, inputs: int, outputs: int, seed: int) -> nn.Modul
     return model
 
 
-def cnn(width: int, depth: int, outputs: int, activation: str, seed: int) -> nn.Sequential:
-    """A convolutional network for small images of one channel, in torch's default initialization.
+def cnn(shape: tuple[int, ...], width: int, depth: int, outputs: int, activation: str, seed: int) -> nn.Sequential:
+    """A convolutional network for small images, in torch's default initialization.
 
     ``depth`` convolutions of 3 × 3, the first with ``width`` channels and stride 1, the others with twice as many and
-    stride 2; then a linear layer on what is left, which fits images of 8 × 8. There is no batch normalization: it would
-    couple the samples.
+    stride 2; then a linear layer on what is left. There is no batch normalization: it would couple the samples.
 
     The weights depend on ``seed`` alone; the global random state is left as it was.
+
+    Args:
+        shape: Of an image, (c, h, w).
+        width: Channels of the first convolution.
+        depth: Convolutions.
+        outputs: Values a sample.
+        activation: By name.
+        seed: Of the weights.
     """
+    channels, *sides = shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), ACTIVATIONS[activation]()]
-        channels, side = width, 8
-        for _ in range(depth - 1):
-            layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
-            channels, side = 2 * width, (side + 1) // 2
-        layers += [nn.Flatten(), nn.Linear(channels * side * side, outputs)]
+        layers: list[nn.Module] = []
+        for layer in range(depth):
+            wide, stride = (width, 1) if layer == 0 else (2 * width, 2)
+            layers += [nn.Conv2d(channels, wide, 3, stride=stride, padding=1), ACTIVATIONS[activation]()]
+            channels, sides = wide, [(side - 1) // stride + 1 for side in sides]
+        layers += [nn.Flatten(), nn.Linear(channels * sides[0] * sides[1], outputs)]
     return nn.Sequential(*layers)

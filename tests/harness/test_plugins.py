@@ -127,7 +127,7 @@ def test_an_optimizer_that_asks_for_a_closure_gets_one(folder: Path) -> None:
     ours, theirs = problem.model(), problem.model()
     method = make_method(ours, trial.method)
     optimizer = torch.optim.LBFGS(theirs.parameters(), max_iter=3, lr=0.5)
-    inputs, targets = problem.train
+    inputs, targets = problem.train.all()
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()

@@ -10,29 +10,29 @@ import torch
 from harness.errors import UserError
 from harness.problems import make_problem
 from harness.problems.configs import Abalone, Concrete, CsvTable, RotatedDigits, TeacherStudent
-from harness.problems.digits import rotated_digits
+from harness.problems.rotation import digits, turned
 from harness.problems.tables import read_table
 
 
 @pytest.mark.parametrize("config", [Concrete(), Abalone(), TeacherStudent()], ids=lambda config: config.name)
 def test_training_data_are_standardised(config: Concrete | Abalone | TeacherStudent) -> None:
     problem = make_problem(config, seed=3, dtype="float64")
-    for part in problem.train:
+    for part in problem.train.all():
         assert torch.allclose(part.mean(0), torch.zeros(1).double(), atol=1e-10)
         assert torch.allclose(part.std(0, correction=0), torch.ones(1).double(), atol=1e-10)
 
 
 def test_the_split_is_a_partition_and_the_target_unit_comes_back() -> None:
     problem = make_problem(Concrete(test_fraction=0.25), seed=0, dtype="float64")
-    assert (len(problem.train.inputs), len(problem.test.inputs)) == (772, 258)
+    assert (len(problem.train.all().inputs), len(problem.test.all().inputs)) == (772, 258)
     original = read_table(_path("concrete.csv"), "compressive_strength").targets[:, 0]
-    scaled = torch.cat([problem.train.targets, problem.test.targets])[:, 0].numpy() * problem.target_scale
+    scaled = torch.cat([problem.train.all().targets, problem.test.all().targets])[:, 0].numpy() * problem.target_scale
     shift = original.mean() - scaled.mean()
     assert np.allclose(np.sort(scaled + shift), np.sort(original))
 
 
 def _path(name: str) -> Path:
-    from harness.problems.problem import DATA
+    from harness.problems.sources import DATA
 
     return DATA / name
 
@@ -40,8 +40,8 @@ def _path(name: str) -> Path:
 def test_seeds_decide_everything_and_nothing_else_does() -> None:
     first, again, other = (make_problem(Concrete(), seed) for seed in (1, 1, 2))
     torch.manual_seed(99)
-    assert torch.equal(first.train.inputs, again.train.inputs)
-    assert not torch.equal(first.train.inputs, other.train.inputs)
+    assert torch.equal(first.train.all().inputs, again.train.all().inputs)
+    assert not torch.equal(first.train.all().inputs, other.train.all().inputs)
     weights = [p.model()[0].weight for p in (first, first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
@@ -58,7 +58,7 @@ def test_noise_is_on_the_training_targets_only() -> None:
     clean, noisy = (make_problem(TeacherStudent(noise=n), seed=0, dtype="float64") for n in (0.0, 0.5))
     scale = noisy.target_scale / clean.target_scale
     assert 1.05 < scale < 1.2  # √(1 + 0.5²) ≈ 1.118
-    difference = noisy.test.targets * scale - clean.test.targets
+    difference = noisy.test.all().targets * scale - clean.test.all().targets
     assert torch.allclose(difference, difference.mean().expand_as(difference), atol=1e-9)
 
 
@@ -66,7 +66,7 @@ def test_constant_columns_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b,y\n" + "".join(f"{i},7,{i * 2}\n" for i in range(10)))
     problem = make_problem(CsvTable(path=path, target="y"), seed=0)
-    assert bool(torch.isfinite(problem.train.inputs).all())
+    assert bool(torch.isfinite(problem.train.all().inputs).all())
 
 
 def test_a_constant_target_is_refused(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_digits_are_turned_by_the_angle_that_is_asked_for(tmp_path: Path) -> Non
     bar[3:5, 1:7] = 16
     path = tmp_path / "bars.csv.gz"
     path.write_bytes(gzip.compress(("\n".join([",".join(map(str, [*bar.ravel(), 0]))] * 40)).encode()))
-    images, angles = rotated_digits(path, 45.0, np.random.default_rng(0))
+    images, angles = turned(digits(path), 45.0, np.random.default_rng(0))
     assert images.shape == (40, 1, 8, 8)
     assert np.abs(angles).max() <= 45
     assert np.abs(angles).max() > 30
@@ -119,14 +119,14 @@ def test_digits_are_turned_by_the_angle_that_is_asked_for(tmp_path: Path) -> Non
 
 def test_rotated_digits_have_one_scale_and_a_convolutional_network() -> None:
     problem = make_problem(RotatedDigits(), seed=1, dtype="float64")
-    assert problem.train.inputs.shape == (1438, 1, 8, 8)
-    assert problem.test.targets.shape == (359, 1)
-    assert float(problem.train.inputs.mean()) == pytest.approx(0, abs=1e-9)
-    assert float(problem.train.inputs.std(correction=0)) == pytest.approx(1)
+    assert problem.train.all().inputs.shape == (1438, 1, 8, 8)
+    assert problem.test.all().targets.shape == (359, 1)
+    assert float(problem.train.all().inputs.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(problem.train.all().inputs.std(correction=0)) == pytest.approx(1)
     assert problem.target_scale == pytest.approx(90 / 12**0.5, rel=0.03)  # of a uniform angle
     model = problem.model()
     assert [type(layer).__name__ for layer in model if list(layer.parameters())] == ["Conv2d", "Conv2d", "Linear"]
-    assert model(problem.test.inputs).shape == (359, 1)
+    assert model(problem.test.all().inputs).shape == (359, 1)
     other = make_problem(RotatedDigits(), seed=2, dtype="float64")
     assert other.digest != problem.digest
-    assert not torch.equal(other.train.targets, problem.train.targets)
+    assert not torch.equal(other.train.all().targets, problem.train.all().targets)

@@ -11,7 +11,7 @@ import harness.measure
 import harness.stepcost
 from ggn_core import GGN
 from harness.measure import interleaved, repeats_for, warm_up
-from harness.problems import Split, make_problem
+from harness.problems import Batch, make_problem
 from harness.stepcost import measure_steps, step_error
 from harness.trial import Outcome, StepCostTrial, TrialResult
 
@@ -84,7 +84,7 @@ def test_the_step_error_is_that_of_the_weights() -> None:
     problem = make_problem(_trial().problem, seed=0, dtype="float64")
     model = problem.model()
     before = [p.clone() for p in model.parameters()]
-    batch = Split(problem.train.inputs[:5], problem.train.targets[:5])
+    batch = Batch(problem.train.all().inputs[:5], problem.train.all().targets[:5])
     assert step_error(model, batch, damping=0.3) < 1e-10
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 

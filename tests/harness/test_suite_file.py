@@ -102,7 +102,14 @@ def test_tuning_expands_to_candidates_of_equal_number(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("width", "widht", ["problem 'concrete'", "unknown key 'widht'", "did you mean 'width'"]),
-        ("concrete", "concret", ["unknown problem 'concret'", "csv, rotated_digits, teacher_student, two_layer"]),
+        (
+            "concrete",
+            "concret",
+            [
+                "unknown problem 'concret'",
+                "mnist_rotation, rotated_digits, stereo_disparity, teacher_student, two_layer",
+            ],
+        ),
         ("ggn:", "gnn:", ["unknown method 'gnn'", "adam, ggn, sgd"]),
         ("batch_size: [16, 32]", "batch_size: []", ["batch_size", "empty list"]),
         ("width: [8, 16]", "width: []", ["problem.width", "empty list"]),

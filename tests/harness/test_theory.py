@@ -40,7 +40,7 @@ def _network(width: int = 200) -> tuple[TwoLayerNetwork, torch.Tensor, torch.Ten
     problem = make_problem(config, seed=3, dtype="float64")
     model = problem.model()
     assert isinstance(model, TwoLayerNetwork)
-    return model, *problem.train
+    return model, *problem.train.all()
 
 
 @pytest.mark.parametrize("activation", ["softplus", "tanh", "relu"])

@@ -59,7 +59,7 @@ errors = {}
 for run_id in sys.argv[1:]:
     model, problem = load(run_id)
     with torch.no_grad():
-        residuals = model(problem.test.inputs) - problem.test.targets
+        residuals = model(problem.test.all().inputs) - problem.test.all().targets
     errors[run_id] = float(residuals.double().square().mean().sqrt()) * problem.target_scale
 print(json.dumps(errors))
 """

@@ -60,15 +60,15 @@ def test_the_clock_stops_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None
     """Evaluation made slow on purpose adds to the wall time, and not to the curve."""
     import time
 
-    from harness import training
+    from harness import course
 
-    honest = training._errors
+    honest = course._errors
 
     def slow(*arguments: object) -> tuple[float, float]:
         time.sleep(0.1)
         return honest(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_errors", slow)
+    monkeypatch.setattr(course, "_errors", slow)
     result = train(make_trial())
     assert result.wall_seconds > 0.5
     assert result.curve.seconds[-1] < 0.4
@@ -85,14 +85,14 @@ def test_the_curve_is_what_an_independent_loop_gets() -> None:
         if epoch:
             order = torch.randperm(100, generator=generator)
             for batch in order[:90].split(30):
-                loss = ((model(problem.train.inputs[batch]) - problem.train.targets[batch]) ** 2).mean()
+                loss = ((model(problem.train.all().inputs[batch]) - problem.train.all().targets[batch]) ** 2).mean()
                 gradients = torch.autograd.grad(loss, list(model.parameters()))
                 with torch.no_grad():
                     for p, g in zip(model.parameters(), gradients, strict=True):
                         p -= 0.05 * g
         with torch.no_grad():
-            losses.append(float(((model(problem.train.inputs) - problem.train.targets) ** 2).mean()))
-            error = ((model(problem.test.inputs) - problem.test.targets) ** 2).mean().sqrt()
+            losses.append(float(((model(problem.train.all().inputs) - problem.train.all().targets) ** 2).mean()))
+            error = ((model(problem.test.all().inputs) - problem.test.all().targets) ** 2).mean().sqrt()
             errors.append(float(error) * problem.target_scale)
     result = train(trial)
     assert np.allclose(result.curve.train_loss, losses, rtol=1e-9)
