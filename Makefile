@@ -111,7 +111,7 @@ $(DOCS)/.installed: docs/requirements.txt
 # would fetch a CUDA build of several GB on Linux; its local version (+cpu) is not part of the lock.
 lock:
 	rm -rf .lock-env && $(PYTHON) -m venv .lock-env
-	.lock-env/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 mlflow==3.17.2 "setuptools>=77" ".[dev,team]"
+	.lock-env/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 mlflow==3.17.2 "setuptools>=77" ".[dev,images,team]"
 	{ echo "# Exact versions of everything, written by 'make lock' (Python 3.11, Linux). Every make target installs from here."; \
 	  .lock-env/bin/python -m pip freeze --all --exclude pip --exclude gram-gauss-newton | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf .lock-env build *.egg-info

@@ -36,8 +36,9 @@ SUITES = Path(__file__).resolve().parent.parent / "suites"
 
 
 def shipped_suites() -> dict[str, Path]:
-    """The suites that come with the project, by name."""
-    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+    """The suites that come with the project, by name: "quickstart", "paper/rsna"."""
+    paths = [*sorted(SUITES.glob("*.yaml")), *sorted(SUITES.glob("paper/*.yaml"))]
+    return {path.relative_to(SUITES).with_suffix("").as_posix(): path for path in paths}
 
 
 def load_suite(
@@ -55,7 +56,9 @@ def load_suite(
     Raises:
         UserError: No such suite, or something in it is not allowed; the message names file, key and allowed values.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else shipped_suites().get(name)
+    path = shipped_suites().get(name)
+    if path is None and (name.endswith((".yaml", ".yml")) or Path(name).is_file()):
+        path = Path(name)
     if path is None:
         raise UserError(unknown_name("suite", name, shipped_suites()) + "; or the path of a .yaml file")
     raw = _read_with_base(path)

@@ -19,6 +19,8 @@ import torch._dynamo  # torch imports it at the first optimizer, 1–2 s: here t
 from pydantic import TypeAdapter
 from torch import nn
 
+from ggn_core import UnsupportedError
+
 from .environment import environment
 from .errors import UserError
 from .stepcost import measure_steps
@@ -96,7 +98,7 @@ def _judge(error: Exception) -> tuple[Outcome, str]:
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return Outcome.OUT_OF_MEMORY, text.splitlines()[0] if text else "out of memory"
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | UnsupportedError):  # as Gram-Gauss-Newton on a network with BatchNorm
         return Outcome.SKIPPED, text
     return Outcome.CRASHED, "".join(traceback.format_exception(error)).strip()
 

