@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from ...errors import UserError
-from .decode import DECODER, Pixels, DecodeError, decode
+from .decode import DECODER, DecodeError, Pixels, decode
 from .listing import EXAMPLES, Entry, Listing, shortened
 
 __all__ = ["Images", "cache_folder", "cached_images"]

@@ -111,7 +111,9 @@ class Tally:
 
     def findings(self) -> tuple[Finding, ...]:
         return tuple(
-            Finding(reason, len(found), tuple(found[:EXAMPLES])) for reason, found in self._found.items() if found
+            Finding(reason, len(found), tuple(map(_printable, found[:EXAMPLES])))
+            for reason, found in self._found.items()
+            if found
         )
 
 
@@ -137,7 +139,7 @@ class Search:
         self.remarks = Tally()
         try:
             self.folder = _entered(folder, folders)
-            self._files = sorted(_files(self.folder))
+            self._files = sorted(self._walk())
         except OSError as error:
             raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
 
@@ -175,6 +177,27 @@ class Search:
             self.remarks.findings(),
         )
 
+    def _walk(self) -> Iterator[File]:
+        """All files below the folder. Links are followed, and each folder is gone through once."""
+        seen = set()
+        waiting = [(str(self.folder), "")]
+        while waiting:
+            place, prefix = waiting.pop()
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as inside:
+                for entry in sorted(inside, key=lambda entry: entry.name):
+                    path = f"{prefix}{entry.name}"
+                    if entry.is_dir():
+                        waiting.append((entry.path, f"{path}/"))
+                    elif entry.is_file():
+                        status = entry.stat()
+                        yield File(path, status.st_size, status.st_mtime_ns)
+                    else:
+                        self.left_out.add("broken link", path)
+
 
 def shortened(names: Iterable[str], count: int) -> str:
     """The first few of ``count`` names."""
@@ -194,28 +217,14 @@ def _usual(name: str) -> str:
     return name.casefold().replace("_", "-").replace(" ", "-")
 
 
-def _files(folder: Path) -> Iterator[File]:
-    """All files below ``folder``. Links are followed, each folder is gone through once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [(str(folder), "")]
-    while waiting:
-        place, prefix = waiting.pop()
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as inside:
-            for entry in inside:
-                if entry.is_dir():
-                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
-                elif entry.is_file():
-                    status = entry.stat()
-                    yield File(f"{prefix}{entry.name}", status.st_size, status.st_mtime_ns)
-
-
 def _is_hidden(path: str) -> bool:
     """Such as ``._1.jpg``, which macOS leaves beside ``1.jpg``, and ``~$labels.xlsx``, which Excel does."""
     return path.rpartition("/")[2].startswith((".", "~$"))
+
+
+def _printable(name: str) -> str:
+    """The name, with the bytes that are not UTF-8 written out."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _sha256(lines: Iterable[str]) -> str:

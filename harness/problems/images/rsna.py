@@ -61,11 +61,11 @@ def _labels(search: Search) -> dict[int, Label | None]:
     parts = set()
     for path, table in _tables(search):
         parts.add(table.part)
-        search.left_out.add("row without a number and a bone age", *(f"{path}, {row}" for row in table.unreadable))
+        search.left_out.add("row without a number and a bone age", *(f"{path} {row}" for row in table.unreadable))
         for number, months in table.labels:
             label = (months, table.part)
             if not 0 < months <= OLDEST:
-                search.left_out.add(f"bone age not in 1 … {OLDEST} months", f"{path}, {number}")
+                search.left_out.add(f"bone age not in 1 … {OLDEST} months", f"{path} id {number}")
             elif labels.setdefault(number, label) != label:
                 labels[number] = None
     if "train" not in parts:

@@ -27,7 +27,7 @@ class LabelTable:
     Attributes:
         part: Told by the columns.
         labels: Number of an image, and bone age in months.
-        unreadable: Places of rows without a whole number or without a finite bone age.
+        unreadable: Places of rows without a whole number and a bone age.
     """
 
     part: Part
@@ -57,7 +57,7 @@ def _lines(path: Path) -> list[tuple[str, ...]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        # Where the decimal mark is a comma, Excel separates by semicolons.
+        # Where the decimal mark is a comma, Excel puts semicolons between cells.
         return [tuple(cells) for cells in csv.reader(file, delimiter=";" if ";" in header else ",")]
 
 
@@ -67,7 +67,7 @@ def _sheets(path: Path) -> dict[str, list[tuple[str, ...]]]:
     with path.open("rb") as file:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
         return {
-            f"{sheet.title}, row": [
+            f"{sheet.title} row": [
                 tuple("" if cell is None else str(cell) for cell in cells)
                 for cells in sheet.iter_rows(values_only=True)
             ]
@@ -85,14 +85,18 @@ def _label_table(place: str, rows: Iterator[tuple[str, ...]]) -> LabelTable | No
     for row, cells in enumerate(rows, start=2):
         if any(cells):
             try:
-                number, months = float(cells[number_at]), float(cells[months_at])
-                labels.append((_whole(number), months))
+                labels.append((_whole(cells[number_at]), _number(cells[months_at])))
             except (ValueError, IndexError):
                 unreadable.append(f"{place} {row}")
     return LabelTable(part, tuple(labels), tuple(unreadable))
 
 
-def _whole(number: float) -> int:
+def _number(cell: str) -> float:
+    return float(cell.replace(",", "."))
+
+
+def _whole(cell: str) -> int:
+    number = _number(cell)  # a spreadsheet's 1377 may have become 1377.0
     if not number.is_integer():
-        raise ValueError(number)
+        raise ValueError(cell)
     return int(number)

@@ -10,8 +10,8 @@ __all__ = ["FOLDERS", "list_utkface"]
 FOLDERS = ("utkface",)
 OLDEST = 120
 
-# 39_0_1_20170116174525125.jpg; .chip.jpg stands behind it once aligned and cropped. Of a few, gender or race is missing,
-# or the first .jpg is misspelled: their age can be read all the same.
+# 39_0_1_20170116174525125.jpg; .chip.jpg stands behind it once aligned and cropped. A few lack gender or race, or have
+# the first .jpg misspelled: their age can be read all the same.
 IMAGE = re.compile(
     r"(?:^|/)(?P<photo>(?P<age>\d{1,3})_(?P<fields>(?:\d?_){1,2})\d{17})(?P<ending>[^/\d]*\.jpe?g)$", re.IGNORECASE
 )
