@@ -328,19 +328,6 @@ def test_sync_as_a_user_types_it(proxy: Proxy, workplace: Path) -> None:
     _assert_all_recorded_once()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)]
-    mounted = shutil.which("mount") and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    if not mounted:
-        pytest.skip("a small disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_disk_without_room_for_a_model_keeps_the_result(small_disk: Path) -> None:
     wide = make_trial(problem=PROBLEM | {"width": 3000}, method={"name": "sgd"}, budget={"epochs": 1})  # 36 MB
     engine = LocalEngine(Store(small_disk), Limits())
