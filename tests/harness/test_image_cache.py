@@ -87,6 +87,7 @@ def test_colours_become_luma(tmp_path: Path) -> None:
     np.testing.assert_allclose(decode(_bytes(tmp_path, colours), 2, 1)[0], expected, atol=0.5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_palettes_and_transparency(tmp_path: Path) -> None:
     image = Image.fromarray(np.full((4, 4, 4), (9, 8, 7, 0), np.uint8))
     for mode in ("RGBA", "P"):
@@ -338,9 +339,7 @@ def test_a_process_that_is_killed_leaves_its_work_to_the_next(tree: Path, tmp_pa
 
 def test_a_disk_without_room(small_disk: Path, tree: Path) -> None:
     with pytest.raises(UserError) as caught:
-        cached_images(
-            list_rsna(tree), 2048, 3, small_disk / "cache", progress=lambda done, total: pytest.fail("decoded")
-        )
+        cached_images(list_rsna(tree), 2048, 3, small_disk / "cache", progress=lambda *done: pytest.fail("decoded"))
     for words in (f"{small_disk}/cache: 60.0 MiB of decoded images", "No space left", "make room", "GGN_CACHE"):
         assert words in str(caught.value)
 
@@ -349,9 +348,7 @@ def test_a_disk_that_fills_up(tree: Path, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        with pytest.raises(
-            UserError, match=r"cache: 0\.3 MiB of decoded images cannot be kept there: File too large; make"
-        ):
+        with pytest.raises(UserError, match=r"cache: 0\.3 MiB of decoded images cannot be kept there: File too large"):
             cached_images(list_rsna(tree), 150, 3, tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -50,6 +50,7 @@ def decode(content: bytes, side: int, channels: int) -> Pixels:
             scale = side / max(image.size)
             width, height = (max(1, round(length * scale)) for length in image.size)
             image.draft(MODES[channels], (2 * width, 2 * height))
+            image.info.pop("transparency", None)  # else Pillow warns of palettes
             small = _eight_bits(image).convert(MODES[channels])
     except MemoryError:
         raise
