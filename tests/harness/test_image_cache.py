@@ -337,7 +337,8 @@ def test_a_process_that_is_killed_leaves_its_work_to_the_next(tree: Path, tmp_pa
     assert {path.suffix for path in root.iterdir()} == {".lock", ".pixels", ".json"}
 
 
-def test_a_disk_without_room(small_disk: Path, tree: Path) -> None:
+def test_a_disk_without_room(small_disk: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CHUNK", 1)
     with pytest.raises(UserError) as caught:
         cached_images(list_rsna(tree), 2048, 3, small_disk / "cache", progress=lambda *done: pytest.fail("decoded"))
     for words in (f"{small_disk}/cache: 60.0 MiB of decoded images", "No space left", "make room", "GGN_CACHE"):

@@ -44,7 +44,7 @@ class ImageSet:
 IMAGE_SETS = {
     "afad": ImageSet(
         "AFAD", list_afad, afad.FOLDERS, "age", "years",
-        "Asian Face Age Dataset (Niu et al., CVPR 2016), github.com/afad-dataset; for academic research; "
+        "Asian Face Age Dataset (Niu et al., CVPR 2016), github.com/afad-dataset, on its authors' terms; "
         "not shipped, users bring its files",
     ),
     "rsna": ImageSet(
