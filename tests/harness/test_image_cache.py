@@ -248,7 +248,7 @@ def test_damaged_images(tree: Path, tmp_path: Path) -> None:
     image.write_bytes(whole[:-30])
     with pytest.raises(UserError) as caught:
         _images(tree, tmp_path / "cache")
-    for words in (f"{tree}: 1 of 5 images cannot be decoded: {min(RSNA)}: bring", "'damaged: skip'"):
+    for words in (f"{tree}: 1 of 5 images cannot be decoded: {min(RSNA)}; replace them", "'damaged: skip'"):
         assert words in str(caught.value)
     images, decoded = _images(tree, tmp_path / "cache", damaged="skip")
     assert decoded == 0  # they were decoded before the refusal
@@ -265,7 +265,7 @@ def test_damaged_images(tree: Path, tmp_path: Path) -> None:
 def test_no_image_can_be_decoded(tree: Path, tmp_path: Path) -> None:
     for path in RSNA:
         (tree / path).write_bytes(b"")
-    with pytest.raises(UserError, match=r"5 of 5 images cannot be decoded: .*: bring them again$"):
+    with pytest.raises(UserError, match=r"5 of 5 images cannot be decoded: .*; replace them$"):
         _images(tree, tmp_path / "cache", damaged="skip")
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 

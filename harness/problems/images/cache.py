@@ -197,7 +197,7 @@ def _targets(entries: Sequence[Entry]) -> FloatArray:
 def _refusal(listing: Listing, damaged: Sequence[str]) -> str:
     return (
         f"{listing.root}: {len(damaged):,} of {len(listing.entries):,} images cannot be decoded: "
-        f"{shortened(damaged[:EXAMPLES], len(damaged))}: bring them again"
+        f"{shortened(damaged[:EXAMPLES], len(damaged))}; replace them"
     )
 
 
