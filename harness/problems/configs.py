@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import UserError
 from ..frozen import as_tuple
 from .base_config import BaseConfig, Count, RandomSplit
-from .image_configs import FashionRotation, MnistRotation, StereoDisparity
+from .image_configs import Afad, FashionRotation, MnistRotation, Rsna, StereoDisparity, UtkFace
 from .tables import digest
 
 __all__ = [
-    "PROBLEMS", "Abalone", "Concrete", "CsvTable", "FashionRotation", "MnistRotation", "ProblemConfig",
-    "RotatedDigits", "StereoDisparity", "TeacherStudent", "TwoLayer",
+    "PROBLEMS", "Abalone", "Afad", "Concrete", "CsvTable", "FashionRotation", "MnistRotation", "ProblemConfig",
+    "RotatedDigits", "Rsna", "StereoDisparity", "TeacherStudent", "TwoLayer", "UtkFace",
 ]  # fmt: skip
 
 
@@ -124,6 +124,9 @@ ProblemConfig = Annotated[
     | MnistRotation
     | FashionRotation
     | StereoDisparity
+    | Afad
+    | Rsna
+    | UtkFace
     | TwoLayer,
     Field(discriminator="name"),
 ]
@@ -137,5 +140,8 @@ PROBLEMS: dict[str, type[BaseConfig]] = {
     "mnist_rotation": MnistRotation,
     "fashion_rotation": FashionRotation,
     "stereo_disparity": StereoDisparity,
+    "afad": Afad,
+    "rsna": Rsna,
+    "utkface": UtkFace,
     "two_layer": TwoLayer,
 }

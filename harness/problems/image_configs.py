@@ -1,13 +1,21 @@
 """What a suite file may say of a problem whose inputs are images."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..errors import UserError
 from .base_config import MLP, BaseConfig, Count, RandomSplit
+from .images import IMAGE_SETS, ImageSet, Listing
 
-__all__ = ["FashionRotation", "ImageConfig", "MnistRotation", "StereoDisparity"]
+__all__ = [
+    "Afad", "FashionRotation", "ImageConfig", "ImageFolder", "MnistRotation", "Rsna", "StereoDisparity", "UtkFace",
+]  # fmt: skip
+
+GGN_DATA = "GGN_DATA"  # the environment variable that names the folder of the user's data sets
 
 Network = Literal["cnn", "resnet_fixup", "resnet_batchnorm", "resnet_groupnorm"]
 Degrees = Annotated[float, Field(gt=0, le=180)]
@@ -111,3 +119,80 @@ class StereoDisparity(ImageConfig):
     @property
     def target_unit(self) -> str:
         return "pixels"
+
+
+class ImageFolder(ImageConfig, RandomSplit):
+    """Images that the user brings as a folder: see docs/images.md.
+
+    Attributes:
+        path: The folder, or one that holds it; if nothing is said, what the environment variable GGN_DATA names.
+        side: The images are made squares of so many pixels a side.
+        channels: 1 for grey, 3 for red, green and blue.
+        damaged: What to do about images that cannot be decoded: "error", or "skip" to leave them out.
+        digest: Of the folder's content; found when the suite is read.
+    """
+
+    path: Path | None = None
+    side: Annotated[int, Field(ge=8, le=1024)] = 64
+    channels: Literal[1, 3] = 3
+    damaged: Literal["error", "skip"] = "error"
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _remember_content(self) -> Self:
+        # A suite can be read where its images are not; it cannot be run there.
+        if not self.digest and (self.path is not None or GGN_DATA in os.environ):
+            with contextlib.suppress(UserError):
+                object.__setattr__(self, "digest", self.listing().stamp[:16])
+        return self
+
+    @property
+    def image_set(self) -> ImageSet:
+        """Which data set this is."""
+        return IMAGE_SETS[self.name]
+
+    @property
+    def target_unit(self) -> str:
+        return self.image_set.unit
+
+    def listing(self) -> Listing:
+        """What the folder holds.
+
+        Raises:
+            UserError: There is no such folder, it is not this data set, or none is named.
+        """
+        path = self.path or os.environ.get(GGN_DATA)
+        if path is None:
+            raise UserError(
+                f"problem '{self.name}': {self.image_set.title} is not shipped: set {GGN_DATA} in the environment "
+                "to the folder that holds it, or 'path' in the suite file; docs/images.md tells where to get it"
+            )
+        return self.image_set.listing(Path(path).expanduser())
+
+    def identity(self) -> dict[str, Any]:
+        """The folder's content counts, not its place. Images that are left out as damaged leave no choice to count."""
+        return {key: value for key, value in super().identity().items() if key not in ("path", "damaged")}
+
+
+class Afad(ImageFolder):
+    """A person's age from a photograph of the face: AFAD-Lite or AFAD-Full, which the user brings."""
+
+    name: Literal["afad"] = "afad"
+
+
+class UtkFace(ImageFolder):
+    """A person's age from a photograph of the face: UTKFace, which the user brings."""
+
+    name: Literal["utkface"] = "utkface"
+
+
+class Rsna(ImageFolder):
+    """A child's bone age from an X-ray of the hand: RSNA Bone Age, which the user brings.
+
+    Attributes:
+        test: What is held out: "random", a part of the challenge's training set, or its own "validation" or "test" set.
+    """
+
+    name: Literal["rsna"] = "rsna"
+    channels: Literal[1, 3] = 1
+    test: Literal["random", "validation", "test"] = "random"

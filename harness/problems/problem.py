@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .configs import ProblemConfig, TwoLayer
 from .networks import network
-from .samples import Samples, TensorSamples
+from .samples import ImageSamples, Samples, StoredImages, TensorSamples
 from .sources import Part, read
 from .tables import FloatArray
 
@@ -60,21 +60,23 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
     """
     split_seed, model_seed, order_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     data = read(config, split_seed, model_seed)
-    (x, y), (x_test, y_test) = data.train, data.test
-    if y.std() == 0:
+    if data.train.targets.std() == 0:
         raise UserError(f"problem '{config.label}': the target '{data.target}' is the same in all training samples")
     x_mean, x_std, y_mean, y_std = _standard(config, data.train)
 
-    def samples(inputs: FloatArray, targets: FloatArray) -> Samples:
-        kind = {"dtype": getattr(torch, dtype), "device": device}
-        return TensorSamples(
-            torch.tensor((inputs - x_mean) / x_std, **kind), torch.tensor((targets - y_mean) / y_std, **kind)
-        )
+    def tensor(array: FloatArray) -> Tensor:
+        return torch.tensor(array, dtype=getattr(torch, dtype), device=device)
+
+    def samples(part: Part) -> Samples:
+        targets = tensor((part.targets - y_mean) / y_std)
+        if isinstance(part.inputs, StoredImages):
+            return ImageSamples(part.inputs, targets, float(x_mean[0]), float(x_std[0]))
+        return TensorSamples(tensor((part.inputs - x_mean) / x_std), targets)
 
     return Problem(
         config=config,
-        train=samples(x, y),
-        test=samples(x_test, y_test),
+        train=samples(data.train),
+        test=samples(data.test),
         target_scale=float(y_std[0]),
         target=data.target,
         source=data.source,
@@ -90,11 +92,14 @@ def _standard(config: ProblemConfig, train: Part) -> tuple[FloatArray, ...]:
         return np.zeros(1), np.ones(1), np.zeros(1), np.ones(1)
     x, y = train
     # Of an image all pixels share one scale: a corner that is almost always dark would be blown up by its own.
-    pixels = x.reshape(-1, 1) if x.ndim > 2 else x
-    return pixels.mean(0), _scale(pixels), y.mean(0), _scale(y)
+    if isinstance(x, StoredImages):
+        mean, std = map(np.atleast_1d, x.moments())
+    else:
+        columns = x.reshape(-1, 1) if x.ndim > 2 else x
+        mean, std = columns.mean(0), columns.std(0)
+    return mean, _scale(std), y.mean(0), _scale(y.std(0))
 
 
-def _scale(columns: FloatArray) -> FloatArray:
-    """Standard deviations, with 1 for constant columns."""
-    std = columns.std(0)
+def _scale(std: FloatArray) -> FloatArray:
+    """Standard deviations, with 1 for what is constant."""
     return np.where(std > 0, std, 1.0)

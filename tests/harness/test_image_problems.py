@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_trees import afad_tree, image_file, rsna_tree, utkface_tree
 from pydantic import ValidationError
 from scipy.ndimage import rotate
 from torch import nn
@@ -17,11 +19,13 @@ from torch import nn
 from harness.engine.local import LocalEngine
 from harness.errors import UserError
 from harness.problems import disparity, make_problem
-from harness.problems.configs import FashionRotation, MnistRotation, StereoDisparity
+from harness.problems.configs import Afad, FashionRotation, MnistRotation, Rsna, StereoDisparity, UtkFace
 from harness.problems.rotation import mnist, turned
-from harness.problems.samples import ImageSamples, TensorSamples
+from harness.problems.samples import ImageSamples, StoredImages, TensorSamples
 from harness.store import Store
 from harness.suite import Limits
+from harness.suite_file import load_suite
+from harness.sweep import check
 from harness.training import train
 from harness.trial import Outcome, TrainingTrial
 
@@ -169,7 +173,7 @@ def test_images_on_disk_are_those_in_memory() -> None:
     pixels = generator.integers(0, 256, (20, 3, 5, 5), dtype=np.uint8)
     rows = np.array([3, 1, 19, 7])
     targets = torch.arange(4.0)[:, None]
-    stored = ImageSamples(pixels, rows, targets, mean=100.0, scale=50.0)
+    stored = ImageSamples(StoredImages(pixels, rows), targets, mean=100.0, scale=50.0)
     memory = TensorSamples((torch.from_numpy(pixels[rows]).float() - 100) / 50, targets)
     indices = torch.tensor([2, 0, 0])
     for found, expected in zip(stored.take(indices), memory.take(indices), strict=True):
@@ -217,3 +221,102 @@ def test_batchnorm_is_evaluated_by_its_running_averages_and_trained_by_its_batch
     with torch.no_grad():
         error = (model.eval()(inputs) - targets).square().mean().sqrt() * problem.target_scale
     assert result.curve.test_rmse[-1] == pytest.approx(float(error), rel=1e-5)
+
+
+@pytest.fixture
+def own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the user's data sets, named in the environment, and a cache of its own."""
+    monkeypatch.setenv("GGN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GGN_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_afad_is_found_split_and_standardised(own_images: Path) -> None:
+    afad_tree(own_images / "AFAD-Lite")
+    problem = make_problem(Afad(side=8), 0, dtype="float64")
+    ages = sorted(entry.target for entry in problem.config.listing().entries)  # type: ignore[union-attr]
+    total = len(ages)
+    assert len(problem.test) == round(total / 5)
+    assert tuple(problem.train.shape) == (3, 8, 8)
+    inputs, targets = problem.train.all()
+    assert float(inputs.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(inputs.std(correction=0)) == pytest.approx(1)
+    both = torch.cat([targets, problem.test.all().targets])[:, 0] * problem.target_scale
+    assert (both - both.min()).sort().values.tolist() == pytest.approx([age - ages[0] for age in ages])
+    assert "left out: 4 (image not at <age>/<111 or 112>/<id>-<k>.jpg)" in problem.source
+    assert (problem.target, problem.config.target_unit) == ("age", "years")
+
+
+def test_the_pixels_are_those_of_the_sample_with_that_target(own_images: Path) -> None:
+    """Every image has a brightness of its own, and an age of its own."""
+    for age in range(20, 40):
+        image_file(own_images / "AFAD-Lite" / str(age) / "111" / f"{age}-0.png", 5 * age)
+        (own_images / "AFAD-Lite" / str(age) / "111" / f"{age}-0.png").rename(
+            own_images / "AFAD-Lite" / str(age) / "111" / f"{age}-0.jpg"
+        )
+    problem = make_problem(Afad(side=8, channels=1), 0, dtype="float64")
+    for samples in (problem.train, problem.test):
+        inputs, targets = samples.all()
+        brightness = inputs[:, 0, 4, 4]
+        assert brightness.argsort().tolist() == targets[:, 0].argsort().tolist()
+
+
+def _hands(folder: Path) -> None:
+    """RSNA Bone Age with twenty more hands to train on."""
+    rsna_tree(folder)
+    with (folder / "boneage-training-dataset.csv").open("a") as table:
+        for number in range(20):
+            image_file(folder / "boneage-training-dataset" / f"{2000 + number}.png", 5 * number)
+            table.write(f"{2000 + number},{30 + number},True\n")
+
+
+def test_rsna_holds_out_what_it_is_told_to(own_images: Path) -> None:
+    _hands(own_images)
+    listed = Rsna().listing().parts
+    for part in ("validation", "test"):
+        problem = make_problem(Rsna(side=8, test=part), 0)
+        assert (len(problem.train), len(problem.test)) == (listed["train"], listed[part])
+    shuffled = make_problem(Rsna(side=8, test_fraction=0.5), 0)
+    assert len(shuffled.train) + len(shuffled.test) == listed["train"]
+    for label_file in own_images.rglob("Validation*.csv"):
+        label_file.unlink()
+    with pytest.raises(UserError, match="the set 'validation' is not there; found 'train', 'test'"):
+        make_problem(Rsna(side=8, test="validation"), 0)
+
+
+def test_own_images_that_cannot_be_used_are_told(own_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="data: no such folder"):
+        make_problem(UtkFace(), 0)
+    utkface_tree(own_images)
+    config = UtkFace(side=8)
+    moved = own_images.rename(own_images.parent / "elsewhere")
+    assert UtkFace(side=8, path=moved).identity() == config.identity()
+    with pytest.raises(UserError, match="data: no such folder"):
+        make_problem(config, 0)
+    image_file(moved / "50_0_0_20170117195420804.jpg")
+    with pytest.raises(UserError, match="elsewhere: its images have changed since the suite was read"):
+        make_problem(config.model_copy(update={"path": moved}), 0)
+    monkeypatch.delenv("GGN_DATA")
+    with pytest.raises(UserError, match="UTKFace is not shipped: set GGN_DATA in the environment"):
+        make_problem(UtkFace(), 0)
+
+
+@pytest.mark.parametrize(("suite", "tree"), [("paper/afad_lite", afad_tree), ("paper/rsna", _hands)])
+def test_the_papers_suites_run_on_a_folder_that_the_environment_names(
+    suite: str, tree: Callable[[Path], object], own_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["device=cpu", "problem.side=8", "problem.depth=8", "problem.width=4", "batch_size=2", "seeds=1"]
+    monkeypatch.delenv("GGN_DATA")
+    absent = load_suite(suite, 1, changes)
+    with pytest.raises(UserError, match="set GGN_DATA"):
+        check(absent)
+    tree(own_images)
+    monkeypatch.setenv("GGN_DATA", str(own_images))
+    found = load_suite(suite, 1, [*changes, "budget.epochs=1"])
+    check(found)
+    cells = found.cells()
+    assert [cell.problem.network for cell in cells] == ["resnet_fixup", "resnet_batchnorm"]  # type: ignore[union-attr]
+    result = train(found.trial(cells[0], found.methods[0], 0))  # type: ignore[attr-defined]
+    assert result.outcome is Outcome.COMPLETED
+    assert result.data is not None
+    assert "not shipped, users bring its files" in result.data.source
