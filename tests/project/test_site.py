@@ -17,6 +17,8 @@ from harness.cli import main
 from harness.frozen import as_tuple
 from harness.methods import METHODS
 from harness.problems import PROBLEMS
+from harness.problems.base_config import BaseConfig
+from harness.problems.image_configs import ImageConfig, ImageFolder
 from harness.stepcost_suite import StepCostSuite
 from harness.suite import Limits, Suite
 from harness.suite_file import load_suite, shipped_suites
@@ -90,8 +92,15 @@ def _own(model: type[BaseModel], *, apart_from: set[str]) -> dict[str, Any]:
 
 
 BASE = set(Suite.model_fields)
-SHARED = {"name", "width", "depth", "activation", "model"}  # keys of every problem
+SHARED = set(BaseConfig.model_fields)  # keys of every problem
 REDEFINED = {"rotated_digits": {"width"}, "two_layer": {"width", "depth", "activation"}}
+
+
+def _told_above(name: str, problem: type[BaseModel]) -> set[str]:
+    """Keys that a problem has like all others of its kind."""
+    kinds = [kind for kind in (ImageConfig, ImageFolder) if issubclass(problem, kind)]
+    return (SHARED - REDEFINED.get(name, set())).union({"digest"}, *(kind.model_fields for kind in kinds))
+
 
 SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "## Keys of every suite": (TrainingSuite, set(TrainingSuite.model_fields) - BASE),
@@ -102,7 +111,13 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "## Step-cost suites": (StepCostSuite, BASE),
     "## Theory suites": (TheorySuite, BASE),
     "### Keys of every problem": (PROBLEMS["concrete"], {"test_fraction"}),
-    **{f"### {name}": (model, SHARED - REDEFINED.get(name, set()) | {"digest"}) for name, model in PROBLEMS.items()},
+    "### Keys of every problem of images": (ImageConfig, SHARED - {"width", "depth"}),
+    "### Keys of every folder of images": (ImageFolder, set(ImageConfig.model_fields) | {"digest"}),
+    **{
+        f"### {name}": (model, _told_above(name, model))
+        for name, model in PROBLEMS.items()
+        if name not in ("afad", "utkface")  # folders of images without a key of their own
+    },
     **{f"### {name}": (model, {"name"}) for name, (model, _) in METHODS.items()},
 }
 
