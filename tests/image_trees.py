@@ -100,7 +100,8 @@ def rsna_tree(folder: Path, ending: str = ".csv") -> dict[str, int]:
     (folder / "readme.txt").write_text("RSNA")
     save_table(folder / "boneage-test-dataset.csv", [("Case ID", "Sex"), (4361, "F")])
     tables = {name: list(rows) for name, rows in RSNA_TABLES.items()}
-    tables["boneage-training-dataset"] += [(1379, 90, "True"), (1380, 0, ""), (1381, "", ""), ("x", 3, ""), (7, 24, "")]
+    tables["boneage-training-dataset"] += [(1379, 90, "True"), (1380, 0, ""), (1381, "", ""), ("x", 3, "")]
+    tables["boneage-training-dataset"] += [("1378.5", 12, ""), (), (7, 24, "")]
     tables["Validation/Validation Dataset"] += [(7, "TRUE", 36)]
     *others, test = tables
     for name in others:
@@ -113,7 +114,7 @@ def rsna_tree(folder: Path, ending: str = ".csv") -> dict[str, int]:
         "a second image of the same id": 1,
         "label without an image": 1,
         "bone age not in 1 … 240 months": 1,
-        "row without a number and a bone age": 2,
+        "row without a number and a bone age": 3,
         "table without bone ages": 1,
         "file of another kind": 1,
     }
