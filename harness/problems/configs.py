@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import UserError
 from ..frozen import as_tuple
 from .base_config import BaseConfig, Count, RandomSplit
-from .image_configs import Afad, FashionRotation, MnistRotation, Rsna, StereoDisparity, UtkFace
+from .image_configs import Afad, FashionRotation, MnistRotation, RandomImages, Rsna, StereoDisparity, UtkFace
 from .tables import digest
 
 __all__ = [
     "PROBLEMS", "Abalone", "Afad", "Concrete", "CsvTable", "FashionRotation", "MnistRotation", "ProblemConfig",
-    "RotatedDigits", "Rsna", "StereoDisparity", "TeacherStudent", "TwoLayer", "UtkFace",
+    "RandomImages", "RotatedDigits", "Rsna", "StereoDisparity", "TeacherStudent", "TwoLayer", "UtkFace",
 ]  # fmt: skip
 
 
@@ -124,6 +124,7 @@ ProblemConfig = Annotated[
     | MnistRotation
     | FashionRotation
     | StereoDisparity
+    | RandomImages
     | Afad
     | Rsna
     | UtkFace
@@ -140,6 +141,7 @@ PROBLEMS: dict[str, type[BaseConfig]] = {
     "mnist_rotation": MnistRotation,
     "fashion_rotation": FashionRotation,
     "stereo_disparity": StereoDisparity,
+    "random_images": RandomImages,
     "afad": Afad,
     "rsna": Rsna,
     "utkface": UtkFace,

@@ -12,7 +12,8 @@ from .base_config import MLP, BaseConfig, Count, RandomSplit
 from .images import IMAGE_SETS, ImageSet, Listing
 
 __all__ = [
-    "Afad", "FashionRotation", "ImageConfig", "ImageFolder", "MnistRotation", "Rsna", "StereoDisparity", "UtkFace",
+    "Afad", "FashionRotation", "ImageConfig", "ImageFolder", "MnistRotation", "RandomImages", "Rsna", "StereoDisparity",
+    "UtkFace",
 ]  # fmt: skip
 
 GGN_DATA = "GGN_DATA"  # the environment variable that names the folder of the user's data sets
@@ -119,6 +120,23 @@ class StereoDisparity(ImageConfig):
     @property
     def target_unit(self) -> str:
         return "pixels"
+
+
+class RandomImages(ImageConfig):
+    """Images and targets of Gaussian noise, for measuring what steps cost: there is nothing to be learnt.
+
+    Attributes:
+        channels: Of an image.
+        side: Pixels a side.
+        samples: Training images.
+        test_samples: Test images.
+    """
+
+    name: Literal["random_images"] = "random_images"
+    channels: Count = 3
+    side: Annotated[int, Field(ge=8, le=1024)] = 32
+    samples: Annotated[int, Field(ge=2)] = 128
+    test_samples: Count = 32
 
 
 class ImageFolder(ImageConfig, RandomSplit):

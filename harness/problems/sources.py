@@ -14,6 +14,7 @@ from .configs import (
     FashionRotation,
     MnistRotation,
     ProblemConfig,
+    RandomImages,
     RotatedDigits,
     Rsna,
     StereoDisparity,
@@ -75,6 +76,8 @@ def read(config: ProblemConfig, seed: int, model_seed: int) -> Data:
     match config:
         case TeacherStudent():
             return Data(*_teacher_student(config, seed), "teacher's output", "drawn at random", drawn)
+        case RandomImages():
+            return Data(*_random_images(config, seed), "noise", "drawn at random", drawn)
         case TwoLayer():
             return Data(*_two_layer(config, seed, model_seed), "drawn", "drawn at random", drawn)
         case RotatedDigits():
@@ -182,6 +185,16 @@ def _teacher_student(config: TeacherStudent, seed: int) -> tuple[Part, Part]:
     noise = config.noise * targets.std() * generator.standard_normal((config.samples, 1))
     n = config.samples
     return Part(inputs[:n], targets[:n] + noise), Part(inputs[n:], targets[n:])
+
+
+def _random_images(config: RandomImages, seed: int) -> tuple[Part, Part]:
+    generator = np.random.default_rng(seed)
+    shape = (config.channels, config.side, config.side)
+    train, test = (
+        Part(generator.standard_normal((count, *shape)), generator.standard_normal((count, 1)))
+        for count in (config.samples, config.test_samples)
+    )
+    return train, test
 
 
 def _two_layer(config: TwoLayer, seed: int, model_seed: int) -> tuple[Part, Part]:

@@ -19,7 +19,7 @@ from torch import nn
 from harness.engine.local import LocalEngine
 from harness.errors import UserError
 from harness.problems import disparity, make_problem
-from harness.problems.configs import Afad, FashionRotation, MnistRotation, Rsna, StereoDisparity, UtkFace
+from harness.problems.configs import Afad, FashionRotation, MnistRotation, RandomImages, Rsna, StereoDisparity, UtkFace
 from harness.problems.rotation import mnist, turned
 from harness.problems.samples import ImageSamples, StoredImages, TensorSamples
 from harness.store import Store
@@ -130,6 +130,14 @@ def test_the_stereo_pair_has_measured_disparities() -> None:
     measured = targets[:, 0] * problem.target_scale
     measured = measured - measured.median() + shifts.double().median()
     assert ((shifts - measured).abs() < 5).double().mean() > 0.5
+
+
+def test_random_images_are_noise_of_the_size_that_is_asked_for() -> None:
+    first, again, other = (make_problem(RandomImages(channels=2, side=9, samples=50), seed) for seed in (0, 0, 1))
+    assert (len(first.train), len(first.test), tuple(first.train.shape)) == (50, 32, (2, 9, 9))
+    assert torch.equal(first.train.all().inputs, again.train.all().inputs)
+    assert not torch.equal(first.train.all().inputs, other.train.all().inputs)
+    assert first.model()(first.train.first(3).inputs).shape == (3, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from trials import make_trial
 
 from harness.errors import UserError
-from harness.problems import make_problem
+from harness.problems import Batch, make_problem
 from harness.training import train
 from harness.trial import Outcome, TrialResult
 
@@ -71,6 +71,23 @@ def test_the_clock_stops_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(course, "_errors", slow)
     result = train(make_trial())
     assert result.wall_seconds > 0.5
+    assert result.curve.seconds[-1] < 0.4
+
+
+def test_the_clock_does_not_run_while_batches_are_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    from harness.problems.samples import TensorSamples
+
+    honest = TensorSamples.take
+
+    def slow(samples: TensorSamples, indices: torch.Tensor) -> Batch:
+        time.sleep(0.05)
+        return honest(samples, indices)
+
+    monkeypatch.setattr(TensorSamples, "take", slow)
+    result = train(make_trial())  # 12 steps
+    assert result.wall_seconds > 0.6
     assert result.curve.seconds[-1] < 0.4
 
 
