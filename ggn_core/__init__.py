@@ -1,7 +1,7 @@
 """ggn_core: Gram-Gauss-Newton steps for PyTorch, exact, without forming the Jacobian."""
 
 from .conjugate_gradient import ConjugateGradient
-from .errors import GGNError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
+from .errors import GGNError, NonFiniteError, RankError, ResidualsError, SettingError, UnsupportedError
 from .explain import Explanation, explain
 from .gram import gram
 from .info import StepInfo
@@ -20,6 +20,7 @@ __all__ = [
     "GramOperator",
     "LevenbergMarquardt",
     "NonFiniteError",
+    "RankError",
     "ResidualsError",
     "SettingError",
     "StepInfo",

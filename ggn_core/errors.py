@@ -1,6 +1,6 @@
 """The errors of ggn_core: each says what happened, where, and the way out."""
 
-__all__ = ["GGNError", "NonFiniteError", "ResidualsError", "SettingError", "UnsupportedError"]
+__all__ = ["GGNError", "NonFiniteError", "RankError", "ResidualsError", "SettingError", "UnsupportedError"]
 
 
 class GGNError(Exception):
@@ -21,6 +21,10 @@ class UnsupportedError(GGNError, NotImplementedError):
 
 class NonFiniteError(GGNError, ArithmeticError):
     """NaN or infinity in the residuals or in the Gram matrix; the parameters were left untouched."""
+
+
+class RankError(GGNError, RuntimeError):
+    """One process of a group failed, so that none can take the step."""
 
 
 class CompiledError(UnsupportedError):

@@ -28,10 +28,19 @@ class Evaluations:
         closure: Returns the residuals.
         model: Whose buffers are kept.
         parameters: Those that move.
+        whole: Makes the whole batch's residuals of a function that evaluates this process's, as ``residuals`` returns
+            them; None where they are the same.
     """
 
-    def __init__(self, closure: Callable[[], Tensor], model: nn.Module, parameters: Sequence[Tensor]):
+    def __init__(
+        self,
+        closure: Callable[[], Tensor],
+        model: nn.Module,
+        parameters: Sequence[Tensor],
+        whole: Callable[[Callable[[], Tensor]], Tensor] | None = None,
+    ):
         self._closure = closure
+        self._whole = whole
         self._model = model
         self._parameters = list(parameters)
         self._devices = sorted({p.get_device() for p in parameters if p.is_cuda})
@@ -60,6 +69,11 @@ class Evaluations:
         Raises:
             ResidualsError: Their shape is not that of the first evaluation.
         """
+        if self._whole is None:
+            return self._moved(direction, length)
+        return self._whole(lambda: self._moved(direction, length))
+
+    def _moved(self, direction: Direction, length: float) -> Tensor:
         with self._unseen_by_autograd():
             self.put_back()
             direction.move_(length)

@@ -58,15 +58,22 @@ class Jacobian:
     def lower_gram(self, workspace: Workspace) -> Tensor:
         """The lower triangle of J Jᵀ with its rows output by output, (o·n, o·n); what is above it means nothing."""
         # One sum for each dtype among the layers; in the end, the widest of them.
-        sums: dict[torch.dtype, Tensor] = {}
-        for block in self.blocks:
-            if block.dtype not in sums:
-                matrix = workspace.square(f"sum in {block.dtype}", self.rows.total, block.dtype, self.like.device)
-                sums[block.dtype] = matrix.zero_()
-            block.add_gram_(sums[block.dtype])
+        size, device = self.rows.total, self.like.device
+        sums = {dtype: workspace.square(f"sum in {dtype}", size, dtype, device).zero_() for dtype in self.dtypes}
+        self.add_shares_(sums)
         widest = functools.reduce(torch.promote_types, sums)
         first, *others = (part.to(widest) for part in sums.values())
         return sum(others, start=first)
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """Of the blocks, each once."""
+        return list(dict.fromkeys(block.dtype for block in self.blocks))
+
+    def add_shares_(self, sums: Mapping[torch.dtype, Tensor]) -> None:
+        """Adds each block's J Jᵀ to the lower triangle of the matrix of its dtype."""
+        for block in self.blocks:
+            block.add_gram_(sums[block.dtype])
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""

@@ -3,14 +3,17 @@
 import contextlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now
 
 from . import momentum as momentum_
 from .advice import Advice, warn
+from .agreement import agree
 from .capturable import CapturableDirection
 from .capture import named_trainable
 from .direction import Direction
@@ -19,8 +22,11 @@ from .evaluation import Evaluations, Start
 from .info import StepInfo
 from .linear_system import LinearSystem
 from .model import as_written
+from .ranks import Ranks
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
+from .sharded import whole_residuals
+from .sharded_system import ShardedSystemMaker
 from .solve import Solution
 from .solver import Solver, SystemMaker
 from .weights import mean_square
@@ -68,6 +74,10 @@ class GGN(torch.optim.Optimizer):
             in ``info`` says so; uses that only a test could show to keep samples apart go through the generic rule.
             ``lr`` and ``damping`` may be tensors on the parameters' device, to change between replays. Takes neither
             damping 0, nor a search, ``max_step_norm`` or solver "cg".
+        group: The ``torch.distributed`` process group of one training run, each process with the residuals of its own
+            part of the batch: the step is that of the whole batch, and so is what ``step`` and ``info`` report. All
+            processes must take every step. The parameters of rank 0 count, as in ``DistributedDataParallel``, in which
+            the model must not be wrapped. Takes neither solver "cg" nor ``capturable``. None for a single process.
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.
@@ -95,6 +105,7 @@ class GGN(torch.optim.Optimizer):
         search: Search | None = None,
         row_memory_gib: float = ROW_MEMORY_GIB,
         capturable: bool = False,
+        group: "dist.ProcessGroup | None" = None,
     ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
@@ -102,6 +113,8 @@ class GGN(torch.optim.Optimizer):
             raise SettingError(f"search must be None, Armijo(…) or LevenbergMarquardt(…), got {search!r}")
         if capturable and search is not None:
             raise SettingError("a search decides by values: it goes with capturable=False only")
+        if capturable and group is not None:
+            raise SettingError("ranks look at what the others tell them: a group goes with capturable=False only")
         settings = {
             "lr": lr,
             "damping": damping,
@@ -120,6 +133,7 @@ class GGN(torch.optim.Optimizer):
         self.search = search
         self.row_memory_gib = row_memory_gib
         self.capturable = capturable
+        self.group = group
         self.info: StepInfo | None = None
         self._prepare()
 
@@ -150,6 +164,7 @@ class GGN(torch.optim.Optimizer):
             "search": self.search,
             "row_memory_gib": self.row_memory_gib,
             "capturable": self.capturable,
+            "group": self.group,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
@@ -161,7 +176,11 @@ class GGN(torch.optim.Optimizer):
         """What is remembered from step to step, and saved nowhere."""
         self._advise = Advice()
         self._read_settings = SettingsReader(self.defaults, self.capturable)
-        self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+        self._ranks = None if self.group is None else Ranks(self.group)
+        if self._ranks is None:
+            self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+        else:
+            self._make_system = ShardedSystemMaker(self._ranks, self.solver, self.row_memory_gib)
         self._compiled = False  # whether the closure was found to call what torch.compile has compiled
 
     @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing
@@ -185,12 +204,14 @@ class GGN(torch.optim.Optimizer):
             SettingError: A setting, or the weights, are outside their range.
             NonFiniteError: NaN or infinity in the residuals or the Gram matrix; no parameter has changed.
             UnsupportedError: The model holds something that has no exact treatment.
+            RankError: With a group: another process failed. Errors of the kinds above are raised as such by all.
         """
-        if not callable(closure):
-            raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
-        settings = self._read_settings(self.param_groups)
+        settings = self._begin()
         parameters = self._parameters()
-        evaluations = None if self.search is None else Evaluations(closure, self.model, list(parameters))
+        evaluations = None
+        if self.search is not None:
+            whole = None if self._ranks is None else partial(whole_residuals, self._ranks)
+            evaluations = Evaluations(closure, self.model, list(parameters), whole)
         residuals, system = self._linear_system(closure, parameters, sample_weights, settings.damping)
         # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
         loss, gradient_norm = mean_square(system.r, system.roots), system.squared_norm(system.r).sqrt()
@@ -215,6 +236,11 @@ class GGN(torch.optim.Optimizer):
         self._advise(residuals, system.generic, parameters)
         self.info = _info(loss, gradient_norm, outcome, tuple(parameters[p] for p in system.generic))
         return loss
+
+    def _begin(self) -> Settings:
+        """The settings; with a group, those that all ranks share, as they do the parameters from here on."""
+        read = partial(self._read_settings, self.param_groups)
+        return read() if self._ranks is None else agree(self._ranks, read, self.param_groups, self.state)
 
     def _take(self, direction: Direction, settings: Settings) -> Outcome:
         """The step in full."""
@@ -251,10 +277,9 @@ class GGN(torch.optim.Optimizer):
         damping: float | Tensor,
     ) -> tuple[Tensor, LinearSystem]:
         """The residuals, and the step's linear system."""
-        residuals = self._evaluate(closure)
         last = self.state.get(SOLVER, {}).get(SOLUTION)  # type: ignore[call-overload]
         try:
-            return residuals, self._make_system(residuals, parameters, sample_weights, damping, last)
+            return self._make_system(partial(self._evaluate, closure), parameters, sample_weights, damping, last)
         except CompiledError:
             if self._compiled:
                 raise
@@ -262,6 +287,8 @@ class GGN(torch.optim.Optimizer):
         return self._linear_system(closure, parameters, sample_weights, damping)
 
     def _evaluate(self, closure: Callable[[], Tensor]) -> Tensor:
+        if not callable(closure):
+            raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
         compiling = as_written() if self._compiled else contextlib.nullcontext()
         with torch.enable_grad(), compiling, self._make_system.evaluation():
             residuals = closure()

@@ -1,7 +1,7 @@
 """Makes each step's linear system: the Gram matrix assembled, or products with it, as the solver asks."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -19,7 +19,7 @@ from .solve import solve_damped
 from .weights import root_weights
 from .workspace import Workspace
 
-__all__ = ["Solver", "SystemMaker"]
+__all__ = ["Solver", "SystemMaker", "one_backward"]
 
 Solver = Literal["auto", "cholesky", "cg"] | ConjugateGradient
 
@@ -63,16 +63,16 @@ class SystemMaker:
 
     def __call__(
         self,
-        residuals: Tensor,
+        evaluate: Callable[[], Tensor],
         parameters: dict[Tensor, str],
         sample_weights: Tensor | None,
         damping: float | Tensor,
         start: Tensor | None,
-    ) -> LinearSystem:
-        """The linear system.
+    ) -> tuple[Tensor, LinearSystem]:
+        """The residuals and the linear system.
 
         Args:
-            residuals: (n, ...), with their graph.
+            evaluate: Returns the residuals (n, ...), with their graph.
             parameters: The parameters and their names.
             sample_weights: (n,) or None.
             damping: Of the first solution that will be asked for.
@@ -84,22 +84,16 @@ class SystemMaker:
             UnsupportedError: The graph holds something that has no exact treatment.
             SettingError: The weights are out of range, or the solver needs damping.
         """
-        try:
+        residuals = evaluate()
+        with one_backward():
             iterative = self._iterative(residuals, parameters, damping)
-            if iterative is None:
-                return self._assembled(residuals, parameters, sample_weights)
-            try:
-                return self._matrix_free(residuals, parameters, sample_weights, iterative, start)
-            except UnsupportedError:
-                if self._solver != "auto":
-                    raise
-                return self._assembled(residuals, parameters, sample_weights)
-        except RuntimeError as error:
-            if "backward through the graph a second time" not in str(error):
-                raise
-            raise ResidualsError(
-                "the closure must not call backward(): return the residuals, the step does it"
-            ) from error
+            if iterative is not None:
+                try:
+                    return residuals, self._matrix_free(residuals, parameters, sample_weights, iterative, start)
+                except UnsupportedError:
+                    if self._solver != "auto":
+                        raise
+            return residuals, self._assembled(residuals, parameters, sample_weights)
 
     def _iterative(
         self, residuals: Tensor, parameters: Iterable[Tensor], damping: float | Tensor
@@ -143,6 +137,21 @@ class SystemMaker:
 
         start = start if settings.warm_start else None
         return MatrixFreeSystem(operator, list(parameters), r, roots, settings, start, assemble)
+
+
+@contextlib.contextmanager
+def one_backward() -> Iterator[None]:
+    """Explains what comes of a closure that calls ``backward()`` itself.
+
+    Raises:
+        ResidualsError: The graph was freed before.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise ResidualsError("the closure must not call backward(): return the residuals, the step does it") from error
 
 
 def _is_large(residuals: Tensor, parameters: Iterable[Tensor]) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import SettingError
 from .rules import Rows
 
-__all__ = ["mean_square", "root_weights"]
+__all__ = ["check_roots", "mean_square", "root_weights"]
 
 
 def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor, *, by_values: bool = True) -> Tensor:
@@ -30,10 +30,16 @@ def root_weights(sample_weights: Tensor, rows: Rows, like: Tensor, *, by_values:
         raise SettingError(
             f"sample_weights must have one entry a sample, shape ({rows.samples},), not {tuple(sample_weights.shape)}"
         )
-    weights = sample_weights.detach().to(like)
-    if by_values and not bool((torch.isfinite(weights) & (weights >= 0)).all() & (weights > 0).any()):
+    roots = sample_weights.detach().to(like).sqrt()
+    if by_values:
+        check_roots(roots)
+    return roots.repeat_interleave(rows.outputs)  # (n,) -> (n·o,)
+
+
+def check_roots(roots: Tensor) -> None:
+    """Raises SettingError if weights with these roots are out of range; of a negative number the root is NaN."""
+    if not bool(torch.isfinite(roots).all() & (roots > 0).any()):
         raise SettingError("sample_weights must be finite, ≥ 0 and not all zero")
-    return weights.sqrt().repeat_interleave(rows.outputs)  # (n,) -> (n·o,)
 
 
 def mean_square(residuals: Tensor, roots: Tensor | None) -> Tensor:

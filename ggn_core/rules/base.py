@@ -207,5 +207,8 @@ class Block(Protocol):
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Each parameter with its part of Jᵀ v."""
 
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        """The rows of one of its parameters, (o, n, *shape), the leading dimension cut to ``part``."""
+
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """J u, of shape (o, n), for a direction u that holds a tensor of each parameter's shape."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import Plan
+from .base import WHOLE, Plan, cut
 from .triangle import add_outer_
 
 __all__ = ["DenseBlock", "dense_blocks"]
@@ -58,6 +58,13 @@ class DenseBlock:
             columns = torch.split(weights @ matrix, [p.numel() for p in parameters])
             parts += [(p, part.view(p.shape)) for p, part in zip(parameters, columns, strict=True)]
         return parts
+
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        for matrix, parameters in self.matrices:
+            for p, columns in zip(parameters, torch.split(matrix, [p.numel() for p in parameters], 1), strict=True):
+                if p is parameter:
+                    return cut(columns.view(*self.rows, *p.shape), part)
+        raise KeyError(parameter)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         products = [

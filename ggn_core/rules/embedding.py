@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import WHOLE, Edges, Layout, Parameters, Plan, leaf, output_shape, saved
+from .base import WHOLE, Edges, Layout, Parameters, Plan, Rows, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "EmbeddingBlock", "EmbeddingUse"]
 
@@ -55,13 +55,7 @@ class EmbeddingUse:
         return indices, g
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
-        indices, g = self.look_ups(cotangent, layout)
-        start, stop, _ = part.indices(parameter.shape[0])
-        if part != WHOLE:
-            elsewhere = (indices < start) | (indices >= stop)
-            indices, g = indices.masked_fill(elsewhere, start), g.masked_fill(elsewhere.unsqueeze(-1), 0)
-        rows = g.new_zeros(*g.shape[:2], stop - start, *parameter.shape[1:])  # (o, n, rows, d)
-        return rows.scatter_add_(2, (indices - start)[None, :, :, None].expand_as(g), g)
+        return _scattered(*self.look_ups(cotangent, layout), parameter, part)
 
 
 class EmbeddingBlock:
@@ -101,6 +95,24 @@ class EmbeddingBlock:
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(self.weight, torch.zeros_like(self.weight).index_add_(0, self.indices.flatten(), self._weighted(v)))]
 
+    @property
+    def kind(self) -> str:
+        """Equal for blocks whose factors can be joined."""
+        return "embedding"
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Indices (1, n, T, 1) and cotangents (o, n, T, d); zeros may be added at the end of T."""
+        return self.indices[None, :, :, None], self.cotangents
+
+    def joined(self, factors: Sequence[Tensor], rows: Rows) -> "EmbeddingBlock":
+        """The same block with the factors of more samples."""
+        indices, cotangents = factors
+        return EmbeddingBlock(self.weight, indices[0, :, :, 0], cotangents)
+
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        return _scattered(self.indices, self.cotangents, parameter, part)
+
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         looked_up = direction[self.weight].to(self.dtype)[self.indices]  # (n, T, d)
         return (self.cotangents * looked_up).sum((2, 3))
@@ -110,6 +122,16 @@ class EmbeddingBlock:
 
     def _weighted(self, v: Tensor) -> Tensor:
         return (self.cotangents * v[:, :, None, None]).sum(0).flatten(0, 1)  # (n T, d)
+
+
+def _scattered(indices: Tensor, g: Tensor, weight: Tensor, part: slice) -> Tensor:
+    """The rows (o, n, rows, d) of the table, cut to ``part``, from look-ups (n, T) and cotangents (o, n, T, d)."""
+    start, stop, _ = part.indices(weight.shape[0])
+    if part != WHOLE:
+        elsewhere = (indices < start) | (indices >= stop)
+        indices, g = indices.masked_fill(elsewhere, start), g.masked_fill(elsewhere.unsqueeze(-1), 0)
+    rows = g.new_zeros(*g.shape[:2], stop - start, *weight.shape[1:])
+    return rows.scatter_add_(2, (indices - start)[None, :, :, None].expand_as(g), g)
 
 
 def block(weight: Tensor, uses: Sequence[tuple[EmbeddingUse, Tensor, Layout]]) -> EmbeddingBlock:

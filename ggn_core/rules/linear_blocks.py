@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import Block, Layout, Plan, Rows
+from .base import WHOLE, Block, Layout, Plan, Rows, cut
 from .dense import DenseBlock
 from .linear import LinearUse
 from .triangle import add_outer_, is_one_product, lower_blocks
@@ -71,6 +71,30 @@ class LinearBlock:
         matrix.addmm_(left.T, right, alpha=alpha)  # the update itself: no gradient is stored
         if self.bias is not None:
             self.bias.add_(left.sum(0), alpha=alpha)
+
+    @property
+    def kind(self) -> str:
+        """Equal for blocks whose factors can be joined."""
+        return "linear, flipped" if self.flipped else "linear"
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Left (o or 1, n, T, p) and right (o or 1, n, T, d); zeros may be added at the end of T."""
+        left, right = self.left, self.right
+        return (left, right) if left.dim() == 4 else (left.unsqueeze(2), right.unsqueeze(2))
+
+    def joined(self, factors: Sequence[Tensor], rows: Rows) -> "LinearBlock":
+        """The same block with the factors of more samples."""
+        left, right = factors
+        return _block([(left, right)], self.weight, self.bias, self.flipped, rows)
+
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        left, right = self.factors
+        if parameter is self.bias:
+            return cut(left.sum(2), part)
+        if self.flipped:
+            left, right = right, left
+        return left[..., part].transpose(2, 3) @ right  # (o, n, p', T) @ (1, n, T, d) -> (o, n, p', d)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """Entry (k, i) is Σ_t left[k, i, t] · (U right[k, i, t] + c), with U and c the parts of weight and bias."""

@@ -51,6 +51,9 @@ class RecomputedBlock:
         columns = torch.cat([v.flatten() @ self._matrix(part) for part in self._parts()])
         return [(self.parameter, columns.view(self.parameter.shape))]
 
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        return self._form(part).to(self.dtype)
+
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         u = direction[self.parameter].to(self.dtype)
         products = [self._matrix(part) @ (u if part == WHOLE else u[part]).reshape(-1) for part in self._parts()]
@@ -71,4 +74,4 @@ class RecomputedBlock:
             yield slice(start, min(start + step, leading))
 
     def _matrix(self, part: slice) -> Tensor:
-        return self._form(part).to(self.dtype).reshape(self._rows.total, -1)  # (o, n, *shape) -> (o n, m)
+        return self.explicit_rows(self.parameter, part).reshape(self._rows.total, -1)  # (o, n, *shape) -> (o n, m)

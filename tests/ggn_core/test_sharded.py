@@ -1,0 +1,176 @@
+"""A step over several processes is the step of one process on all their samples."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES
+from compared import relative_error
+from sharded_runs import Group, Run, Trained, as_told, killed, made_apart, of_two_minds, started, stumbling, trained
+from torch import nn
+
+from ggn_core import GGN, Armijo, LevenbergMarquardt, SettingError
+from ggn_core.sharded import Shard, by_factors
+
+TOLERANCE = 1e-10
+SHARDS = {2: (3, 4), 4: (2, 1, 3, 1)}  # samples of each rank
+# Of "mixing-samples" no rank has all the samples, which see each other.
+NAMES = [case.name for case in CASES if case.name != "mixing-samples"]
+
+# torch says so wherever its vmap falls back to a loop; slow is fine here.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Group]]:
+    """Groups by their size."""
+    with started(2, tmp_path_factory.mktemp("two")) as two, started(4, tmp_path_factory.mktemp("four")) as four:
+        yield {2: two, 4: four}
+
+
+def _both(groups: dict[int, Group], run: Run) -> tuple[Trained, Trained]:
+    """The run over ranks, all of which end with the same bits, and alone."""
+    first, *others = groups[len(run.shards)](as_told, run)
+    for other in others:
+        assert torch.equal(first.weights, other.weights)
+        assert first.infos == other.infos
+    return first, trained(run)
+
+
+def _assert_equal(groups: dict[int, Group], run: Run) -> Trained:
+    sharded, alone = _both(groups, run)
+    assert relative_error(sharded.weights, alone.weights) < TOLERANCE
+    assert sharded.generic == alone.generic
+    for found, expected in zip(sharded.infos, alone.infos, strict=True):
+        assert found == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    return sharded
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_step_is_that_of_the_whole_batch(groups: dict[int, Group], name: str, ranks: int) -> None:
+    _assert_equal(groups, Run(name, SHARDS[ranks]))
+
+
+@pytest.mark.parametrize("way", ["factors", "columns"])
+@pytest.mark.parametrize(
+    "name", ["mlp-tanh", "sequence", "tied-transpose", "embedding-twice-with-padding", "embedding-tied-to-head"]
+)
+def test_both_ways_give_the_same_step(groups: dict[int, Group], name: str, way: str) -> None:
+    _assert_equal(groups, Run(name, SHARDS[2], way=way, settings={"momentum": 0.9}))
+
+
+@pytest.mark.parametrize("kept", [0.0, 2.0], ids=["formed-anew", "kept"])
+@pytest.mark.parametrize("name", ["conv2d", "gru", "quotient", "embedding", "tied-transpose", "bare-parameters"])
+def test_rows_are_exchanged_in_parts(groups: dict[int, Group], name: str, kept: float) -> None:
+    _assert_equal(groups, Run(name, SHARDS[2], way="columns", at_once=2000, settings={"row_memory_gib": kept}))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "momentum": {"momentum": 0.9},
+    "levenberg-marquardt": {"search": LevenbergMarquardt(), "lr": 1.0, "damping": 1e-3},
+    "levenberg-marquardt-with-momentum": {"search": LevenbergMarquardt(), "momentum": 0.5},
+    "armijo": {"search": Armijo(), "lr": 4.0},
+    "short-steps": {"max_step_norm": 0.05},
+    "decay": {"weight_decay": 0.1},
+    "decay-and-search": {"weight_decay": 0.1, "search": Armijo()},
+    "two-learning-rates": {"head_lr": 0.1, "momentum": 0.9},
+    "undamped": {"damping": 0.0},
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(("name", "ranks"), [("mlp-tanh", 4), ("conv2d", 2)])
+def test_everything_else_that_enters_a_step(
+    groups: dict[int, Group], name: str, ranks: int, settings: dict[str, Any], weighted: bool
+) -> None:
+    found = _assert_equal(groups, Run(name, SHARDS[ranks], settings=settings, weighted=weighted, steps=4))
+    if "search" in settings:
+        assert all(info["attempts"] for info in found.infos)
+
+
+def test_ranks_may_use_parameters_in_different_ways(groups: dict[int, Group]) -> None:
+    for found, expected, told in groups[2](of_two_minds):
+        assert relative_error(found, expected) < TOLERANCE
+        assert told  # also where the generic rule was another rank's
+
+
+def test_parameters_that_differ_become_those_of_rank_0(groups: dict[int, Group]) -> None:
+    (first, expected), *others = groups[4](made_apart)
+    assert relative_error(first, expected) < TOLERANCE
+    assert all(torch.equal(found, first) for found, _ in others)
+
+
+WRONG = {
+    "raises": ("RankError", "rank 1 failed: ValueError: no such file"),
+    "search raises": ("RankError", "rank 1 failed: ValueError: no such file"),
+    "search shrinks": ("ResidualsError", "rank 1 failed: the closure returned residuals of shape"),
+    "no function": ("ResidualsError", "rank 1 failed: step takes a function"),
+    "nan": ("NonFiniteError", "rank 1 failed: the residuals hold NaN"),
+    "empty": ("ResidualsError", "rank 1 failed: the residuals are empty"),
+    "range": ("SettingError", "rank 1 failed: damping must be a finite number"),
+    "lr": ("SettingError", "lr of group 0 must agree on all ranks: rank 0 has 1.0, rank 1 0.5"),
+    "frozen": ("SettingError", "0.weight must agree on all ranks"),
+    "dtype": ("SettingError", "0.weight must agree on all ranks"),
+    "outputs": ("ResidualsError", "residuals a sample must agree on all ranks: rank 0 has 2, rank 1 1"),
+    "weighted": ("ResidualsError", "sample_weights must agree on all ranks: rank 0 has False, rank 1 True"),
+    "negative": ("SettingError", "sample_weights must be finite, ≥ 0"),
+}
+
+
+@pytest.mark.parametrize(("what", "expected"), WRONG.items(), ids=WRONG)
+def test_what_goes_wrong_on_one_rank_is_an_error_on_all(
+    groups: dict[int, Group], what: str, expected: tuple[str, str]
+) -> None:
+    kind, words = expected
+    for found, message, stayed in groups[2](stumbling, what, 1):
+        assert (found, stayed) == (kind, True)
+        assert words in message
+
+
+def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    with started(3, tmp_path) as group:
+        answers = group(killed, 1, silent=1)
+    assert len(answers) == 2
+    assert all(answer.startswith("step 2: ") for answer in answers)
+
+
+@pytest.mark.parametrize("name", ["mlp-gelu-wide", "sequence-long-and-narrow", "embedding", "linear"])
+def test_the_way_chosen_moves_the_fewest_bytes(groups: dict[int, Group], name: str) -> None:
+    def received(way: str | None, outputs: int) -> int:
+        found: list[Trained] = groups[4](as_told, Run(name, (2, 2, 2, 2), outputs, way=way, steps=1))
+        return sum(rank.received for rank in found)
+
+    for outputs in (1, 3):
+        ways = received("factors", outputs), received("columns", outputs)
+        assert received(None, outputs) <= min(ways)
+        assert ways[0] != ways[1]
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "factors"), [(512, 512, True), (512, 1, False), (3, 4, False)])
+def test_a_wide_layer_goes_by_its_factors_and_a_narrow_one_by_columns(inputs: int, outputs: int, factors: bool) -> None:
+    """For 4 ranks of 32 samples: N (p + d) entries against (p d + p) (N/R + 2)."""
+    key = ("linear", ("weight", "bias"), (torch.float32, torch.float32))
+    shard = Shard(32, 1, torch.float32, False, {}, {key: ((1, 32, 1, outputs), (1, 32, 1, inputs))})
+    entries = {"weight": inputs * outputs, "bias": outputs}
+    assert (128 * (inputs + outputs) <= sum(entries.values()) * (32 + 2)) == factors
+    assert by_factors([shard] * 4, entries) == ([key] if factors else [])
+
+
+def test_no_rank_sums_up_all_gram_matrices(groups: dict[int, Group], monkeypatch: pytest.MonkeyPatch) -> None:
+    _assert_equal(groups, Run("mlp-tanh", SHARDS[4], way="factors"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"group": "all"}, "torch.distributed.ProcessGroup"),
+        ({"group": object(), "capturable": True}, "capturable=False only"),
+    ],
+)
+def test_what_a_group_does_not_go_with_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        GGN(nn.Linear(2, 1), **settings)
