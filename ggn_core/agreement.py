@@ -37,16 +37,15 @@ def agree(
         SettingError: Settings are out of range, or ranks disagree about them or about what the parameters are.
     """
     named = {name: p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)}
-    tensors = named | {
-        f"momentum of {name}": state[p][BUFFER] for name, p in named.items() if BUFFER in state.get(p, {})
-    }
+    momentum = {f"the momentum of {n}": state[p][BUFFER] for n, p in named.items() if BUFFER in state.get(p, {})}
+    tensors = {f"the parameter {name}": p for name, p in named.items()} | momentum
 
     def look() -> tuple[Settings, tuple[dict[str, object], list[list[int]]]]:
         settings = read()
         described: dict[str, object] = {
             f"{key} of group {i}": float(group[key] or 0) for i, group in enumerate(groups) for key in RANGES
         }
-        described |= {name: (tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors.items()}
+        described |= {name: _kind(tensor) for name, tensor in tensors.items()}
         return settings, (described, _fingerprints(list(tensors.values())))
 
     settings, told = ranks.together(look)
@@ -54,13 +53,16 @@ def agree(
     for rank, (other, _) in enumerate(others, start=1):
         for what in first | other:
             if first.get(what) != other.get(what):
-                raise SettingError(
-                    f"{what} must agree on all ranks: rank 0 has {first.get(what)}, rank {rank} {other.get(what)}"
-                )
+                found = f"rank 0 has {first.get(what)}, rank {rank} {other.get(what)}"
+                raise SettingError(f"{what} must agree on all ranks: {found}")
     for tensor, *seen in zip(tensors.values(), *(prints for _, prints in told), strict=True):
         if any(fingerprint != seen[0] for fingerprint in seen):
             ranks.from_first_(tensor)
     return settings
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{'trainable' if tensor.requires_grad else 'fixed'} {tuple(tensor.shape)} in {tensor.dtype}"
 
 
 def _fingerprints(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -109,6 +109,8 @@ class GGN(torch.optim.Optimizer):
     ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise SettingError("GGN(…, group=…) takes the model that DistributedDataParallel would wrap: model.module")
         if not (search is None or callable(search)) or isinstance(search, type):
             raise SettingError(f"search must be None, Armijo(…) or LevenbergMarquardt(…), got {search!r}")
         if capturable and search is not None:

@@ -31,6 +31,8 @@ from .workspace import Workspace
 
 __all__ = ["Shard", "ShardedJacobian", "by_factors", "whole_residuals"]
 
+MESSAGE_BYTES = 2**26  # of factors, from all ranks: they exist twice while they are put together
+
 # What the factors of a block belong to: its kind, the names of its parameters, the factors' dtypes.
 Key = tuple[str, tuple[str, ...], tuple[torch.dtype, ...]]
 Shapes = tuple[tuple[int, ...], ...]
@@ -85,9 +87,11 @@ class ShardedJacobian(Jacobian):
         rows = Rows(sum(self._samples), local.rows.outputs)
         factored, parameters = _factored(local, names), {name: p for p, name in names.items()}
         whole: list[Block] = []
-        for key in by_factors(shards, {name: p.numel() for name, p in parameters.items()}):
-            parts = ranks.gather(factored[key].factors, [shard.factors[key] for shard in shards])
-            whole.append(factored[key].joined([_one_batch(side) for side in zip(*parts, strict=True)], rows))
+        for keys in _messages(by_factors(shards, {name: p.numel() for name, p in parameters.items()})):
+            factors = [factor for key in keys for factor in factored[key].factors]
+            parts = ranks.gather(factors, [[shape for key in keys for shape in s.factors[key]] for s in shards])
+            joined = iter([_one_batch(side) for side in zip(*parts, strict=True)])
+            whole += [factored[key].joined([next(joined), next(joined)], rows) for key in keys]
         generic = {parameters[name]: why for shard in shards for name, why in shard.generic.items()}
         super().__init__(whole, rows, generic, local.like)
         gathered = {p for block in whole for p in block.parameters}
@@ -151,15 +155,18 @@ class ShardedJacobian(Jacobian):
         return summed
 
 
-def by_factors(shards: Sequence[Shard], entries: Mapping[str, int]) -> list[Key]:
-    """The blocks of which to send the factors: all ranks have them, and they are fewer bytes than explicit rows.
+def by_factors(shards: Sequence[Shard], entries: Mapping[str, int]) -> dict[Key, int]:
+    """The blocks of which to send the factors, for they are fewer bytes than explicit rows, and all ranks have them.
 
     Args:
         shards: Of each rank.
         entries: Of each parameter, by name.
+
+    Returns:
+        Each with the bytes of its factors, padded.
     """
     size, rows = len(shards), sum(shard.samples * shard.outputs for shard in shards)
-    chosen = []
+    chosen = {}
     for key in shards[0].factors:
         if all(key in shard.factors for shard in shards):
             _, names, dtypes = key
@@ -167,7 +174,7 @@ def by_factors(shards: Sequence[Shard], entries: Mapping[str, int]) -> list[Key]
             factors = size * padded_bytes([shard.factors[key] for shard in shards], dtypes)
             columns = sum(entries[name] for name in names) * (rows / size + 2) * dtypes[-1].itemsize
             if factors <= columns:
-                chosen.append(key)
+                chosen[key] = factors
     return chosen
 
 
@@ -198,6 +205,20 @@ def _one_batch(parts: Sequence[Tensor]) -> Tensor:
     """Factors (o or 1, n_k, T_k, ·) of the ranks as (o or 1, n, T, ·): shorter sequences end with zeros."""
     lead, positions = max(part.shape[0] for part in parts), max(part.shape[2] for part in parts)
     return torch.cat([pad(p.expand(lead, -1, -1, -1), (0, 0, 0, positions - p.shape[2])) for p in parts], 1)
+
+
+def _messages(sizes: Mapping[Key, int]) -> Iterator[list[Key]]:
+    """Blocks that go in one message: as many as MESSAGE_BYTES hold, one at least."""
+    message: list[Key] = []
+    room = MESSAGE_BYTES
+    for key, size in sizes.items():
+        if message and size > room:
+            yield message
+            message, room = [], MESSAGE_BYTES
+        message.append(key)
+        room -= size
+    if message:
+        yield message
 
 
 def _owners(blocks: Sequence[Block], ranks: int) -> list[int]:

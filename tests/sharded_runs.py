@@ -116,9 +116,9 @@ def as_told(run: Run, group: dist.ProcessGroup) -> Trained:
     """``trained``, with blocks going the way that the run says."""
     chosen, at_once = sharded.by_factors, (sharded.BYTES_AT_ONCE, recomputed.BYTES_AT_ONCE)
     if run.way == "factors":
-        sharded.by_factors = lambda shards, entries: list(shards[0].factors)
+        sharded.by_factors = lambda shards, entries: dict.fromkeys(shards[0].factors, sharded.MESSAGE_BYTES // 2)
     elif run.way == "columns":
-        sharded.by_factors = lambda shards, entries: []
+        sharded.by_factors = lambda shards, entries: {}
     sharded.BYTES_AT_ONCE = recomputed.BYTES_AT_ONCE = run.at_once
     try:
         return trained(run, group)
@@ -247,7 +247,8 @@ class Group:
 @contextlib.contextmanager
 def started(size: int, folder: Path) -> Iterator[Group]:
     """A group of so many processes."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ggn_core"])  # torch takes seconds to import: once for all
     pipes = [context.Pipe() for _ in range(size)]
     store = f"file://{folder}/store-{size}"
     processes = [
