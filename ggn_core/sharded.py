@@ -1,9 +1,9 @@
 """The Jacobian of a batch that is spread over ranks: each has linearised its own samples.
 
 What leads from the residuals to the weights is local, and so is J u; only the Gram matrix needs all samples in one
-place. A block comes there by whichever way moves fewer bytes, N rows, R ranks, m parameters:
+place. A block comes there by whichever way moves fewer bytes, with n samples, N = n·o rows, R ranks, m parameters:
 
-- its factors go to every rank, N (o p + d) T entries for a linear layer: one rank sums up the Gram matrix of the whole
+- its factors go to every rank, n (o p + d) T entries for a linear layer: one rank sums up the Gram matrix of the whole
   block, and each takes the update from the factors it then has;
 - its explicit rows go, a share of the columns to each rank, m N/R entries: each sums up the Gram matrix of its columns,
   and the update, the sum of what each rank's own samples contribute, is summed over the ranks, 2 m entries.
