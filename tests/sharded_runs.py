@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,22 +17,14 @@ from cases import CASES
 from compared import flat
 from torch import Tensor, nn
 
-from ggn_core import GGN, LevenbergMarquardt, sharded
+from ggn_core import GGN, ConjugateGradient, LevenbergMarquardt, SettingError, sharded, sharded_system
 from ggn_core.rules import recomputed
+from ggn_core.solve import Solution
 
 __all__ = [
-    "INFO",
-    "Group",
-    "Run",
-    "Trained",
-    "as_told",
-    "killed",
-    "made_apart",
-    "of_two_minds",
-    "started",
-    "stumbling",
-    "trained",
-]
+    "Group", "Run", "Trained", "as_told", "killed", "made_apart", "of_two_minds", "refused", "resumed",
+    "solving_otherwise", "started", "stumbling", "trained",
+]  # fmt: skip
 
 INFO = ("loss", "gradient_norm", "step_norm", "damping", "step_length", "accepted", "attempts", "gain_ratio")
 CASE = {case.name: case for case in CASES}
@@ -126,6 +118,21 @@ def as_told(run: Run, group: dist.ProcessGroup) -> Trained:
         sharded.by_factors, (sharded.BYTES_AT_ONCE, recomputed.BYTES_AT_ONCE) = chosen, at_once
 
 
+def solving_otherwise(run: Run, group: dist.ProcessGroup) -> Trained:
+    """``trained``, where all ranks but the first solve with an error, as an unlike machine might."""
+    right = sharded_system.solve_damped
+
+    def wrong(*system: Any) -> Solution:
+        solution = right(*system)
+        return replace(solution, v=solution.v * (1 + 1e-3 * group.rank()))
+
+    sharded_system.solve_damped = wrong
+    try:
+        return trained(run, group)
+    finally:
+        sharded_system.solve_damped = right
+
+
 def a_model(seed: int = 0, *, dtype: torch.dtype = torch.float64) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype)
@@ -162,6 +169,44 @@ def stumbling(what: str, at: int, group: dist.ProcessGroup) -> tuple[str, str, b
     except Exception as error:
         return type(error).__name__, str(error), torch.equal(before, flat(model))
     return "", "", False
+
+
+def refused(group: dist.ProcessGroup) -> list[str]:
+    """What does not go with a group, each with the words of its refusal."""
+    model = a_model()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    words = []
+    for network, settings in (
+        (model, {"solver": "cg"}),
+        (model, {"solver": ConjugateGradient()}),
+        (model, {"capturable": True}),
+        (wrapped, {}),
+    ):
+        try:
+            GGN(network, group=group, **settings)  # type: ignore[arg-type]
+        except SettingError as error:
+            words.append(str(error))
+    return words
+
+
+def resumed(group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Four steps, and two steps whose state is taken over by another model and optimizer for two more."""
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4) + group.rank()
+
+    def steps(model: nn.Module, state: dict[str, Any] | None, count: int) -> dict[str, Any]:
+        optimizer = GGN(model, lr=0.5, momentum=0.9, search=LevenbergMarquardt(), group=group)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(count):
+            optimizer.step(lambda: model(x) - 1)
+        return optimizer.state_dict()
+
+    through, broken_off, later = a_model(), a_model(), a_model(seed=1)
+    steps(through, None, 4)
+    state = steps(broken_off, None, 2)
+    later.load_state_dict(broken_off.state_dict())
+    steps(later, state, 2)
+    return flat(through), flat(later)
 
 
 def of_two_minds(group: dist.ProcessGroup) -> tuple[Tensor, Tensor, bool]:
@@ -248,7 +293,7 @@ class Group:
 def started(size: int, folder: Path) -> Iterator[Group]:
     """A group of so many processes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ggn_core"])  # torch takes seconds to import: once for all
+    context.set_forkserver_preload(["ggn_core", "torch._dynamo"])  # seconds to import, now or at a step: once for all
     pipes = [context.Pipe() for _ in range(size)]
     store = f"file://{folder}/store-{size}"
     processes = [

@@ -1,19 +1,39 @@
 """A step over several processes is the step of one process on all their samples."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from cases import CASES
 from compared import relative_error
-from sharded_runs import Group, Run, Trained, as_told, killed, made_apart, of_two_minds, started, stumbling, trained
+from sharded_runs import (
+    Group,
+    Run,
+    Trained,
+    as_told,
+    killed,
+    made_apart,
+    of_two_minds,
+    refused,
+    resumed,
+    started,
+    stumbling,
+    trained,
+)  # fmt: skip
 from torch import nn
 
 from ggn_core import GGN, Armijo, LevenbergMarquardt, SettingError
-from ggn_core.sharded import Shard, by_factors
+from ggn_core.agreement import _fingerprints
+from ggn_core.sharded import Shard, _owners, _portions, by_factors
 
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-10
 SHARDS = {2: (3, 4), 4: (2, 1, 3, 1)}  # samples of each rank
 # Of "mixing-samples" no rank has all the samples, which see each other.
@@ -48,10 +68,18 @@ def _assert_equal(groups: dict[int, Group], run: Run) -> Trained:
     return sharded
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_step_is_that_of_the_whole_batch(groups: dict[int, Group], name: str, ranks: int) -> None:
-    _assert_equal(groups, Run(name, SHARDS[ranks]))
+def test_the_step_is_that_of_the_whole_batch(groups: dict[int, Group], name: str) -> None:
+    _assert_equal(groups, Run(name, SHARDS[2]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp-tanh", "sequence-first", "tied-transpose", "weight-used-outside", "conv2d", "group-norm", "layer-norm",
+     "embedding", "lstm", "attention"],
+)  # fmt: skip
+def test_the_step_of_four_ranks_is_that_of_the_whole_batch(groups: dict[int, Group], name: str) -> None:
+    _assert_equal(groups, Run(name, SHARDS[4]))
 
 
 @pytest.mark.parametrize("way", ["factors", "columns"])
@@ -99,6 +127,12 @@ def test_ranks_may_use_parameters_in_different_ways(groups: dict[int, Group]) ->
     for found, expected, told in groups[2](of_two_minds):
         assert relative_error(found, expected) < TOLERANCE
         assert told  # also where the generic rule was another rank's
+
+
+def test_the_solution_of_rank_0_counts(groups: dict[int, Group]) -> None:
+    run = Run("mlp-tanh", SHARDS[2])
+    for found in groups[2](solving_otherwise, run):
+        assert relative_error(found.weights, trained(run).weights) < TOLERANCE
 
 
 def test_parameters_that_differ_become_those_of_rank_0(groups: dict[int, Group]) -> None:
@@ -163,13 +197,67 @@ def test_a_wide_layer_goes_by_its_factors_and_a_narrow_one_by_columns(inputs: in
     assert by_factors([shard] * 4, entries) == ({key: 4 * 32 * 4 * (inputs + outputs)} if factors else {})
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"group": "all"}, "torch.distributed.ProcessGroup"),
-        ({"group": object(), "capturable": True}, "capturable=False only"),
-    ],
-)
-def test_what_a_group_does_not_go_with_is_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingError, match=words):
-        GGN(nn.Linear(2, 1), **settings)
+def test_layers_are_spread_by_their_flops() -> None:
+    blocks: list[Any] = [SimpleNamespace(plan=lambda f=flops: SimpleNamespace(flops=f)) for flops in (3, 8, 4, 5)]
+    assert _owners(blocks, 2) == [0, 0, 1, 1]  # 8 + 3 against 5 + 4
+
+
+def test_portions_hold_every_column_once() -> None:
+    parameters = [torch.zeros(5, 3), torch.zeros(()), torch.zeros(2), torch.zeros(1, 40), torch.zeros(7)]
+    for columns in (1, 4, 10, 1000):
+        covered = [torch.zeros_like(p) for p in parameters]
+        for portion in _portions(parameters, columns):
+            sizes = []
+            for parameter, part in portion:
+                (index,) = [i for i, p in enumerate(parameters) if p is parameter]
+                view = covered[index][part] if parameter.dim() else covered[index]
+                view += 1
+                sizes.append(view.numel())
+            assert sum(sizes) <= columns or len(sizes) == 1
+        assert all(bool((c == 1).all()) for c in covered)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("values", [[1.0], [0.0, 1.0], [1.0, 0.5, 0.3], [-0.3, 0.0, 0.0, 2.0]], ids=str)
+def test_a_checksum_tells_the_last_bit(values: list[float], dtype: torch.dtype) -> None:
+    first = torch.tensor(values, dtype=dtype)
+    assert _fingerprints([first]) == _fingerprints([torch.cat([first[:1], first])[1:]])  # wherever it lies in memory
+    last = torch.nextafter(first, torch.tensor(9.0, dtype=dtype))
+    changed = [torch.where(torch.arange(len(first)) == i, last, first) for i in range(len(first))]
+    prints = _fingerprints([first, *changed])
+    assert all(other != prints[0] for other in prints[1:])
+
+
+def test_a_checksum_tells_differences_that_cancel() -> None:
+    first = torch.tensor([1.0, 0.3], dtype=torch.float64)
+    changed = torch.nextafter(first, torch.tensor([9.0, 0.0], dtype=torch.float64))
+    assert _fingerprints([first]) != _fingerprints([changed])
+
+
+def test_a_run_resumes_bit_for_bit(groups: dict[int, Group]) -> None:
+    for through, later in groups[2](resumed):
+        assert torch.equal(through, later)
+
+
+def test_what_does_not_go_with_a_group_is_refused(groups: dict[int, Group]) -> None:
+    for words in groups[2](refused):
+        assert [text.split(":")[0] for text in words] == [
+            "with a group the Gram matrix is assembled",
+            "with a group the Gram matrix is assembled",
+            "ranks look at what the others tell them",
+            "GGN(…, group=…) takes the model that DistributedDataParallel would wrap",
+        ]
+    with pytest.raises(SettingError, match="ProcessGroup"):
+        GGN(nn.Linear(2, 1), group="all")  # type: ignore[arg-type]
+
+
+def test_the_script_in_the_documents_runs(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "distributed.md").read_text(), re.DOTALL)
+    (tmp_path / "train.py").write_text(script)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(torchrun, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", ended.stdout)]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0] / 2
