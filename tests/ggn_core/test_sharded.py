@@ -14,18 +14,8 @@ import torch
 from cases import CASES
 from compared import relative_error
 from sharded_runs import (
-    Group,
-    Run,
-    Trained,
-    as_told,
-    killed,
-    made_apart,
-    of_two_minds,
-    refused,
-    resumed,
-    started,
-    stumbling,
-    trained,
+    Group, Run, Trained, as_told, killed, made_apart, of_two_minds, refused, resumed, solving_otherwise, started,
+    stumbling, trained,
 )  # fmt: skip
 from torch import nn
 
