@@ -37,6 +37,13 @@ def _compiled(node: Node) -> str | None:
     )
 
 
+def _synchronized(node: Node) -> str | None:
+    return (
+        "synchronized batch normalization mixes the samples of all processes, so a residual of one sample does not "
+        "exist; call model.eval(), or normalize by GroupNorm or LayerNorm"
+    )
+
+
 def _batch_norm(node: Node) -> str | None:
     # Instance normalization runs the same kernel on a batch of one, (1, n·c, ...), and mixes no samples.
     if saved(node, "training") and saved(node, "input").shape[0] > 1:
@@ -51,7 +58,11 @@ def _batch_norm(node: Node) -> str | None:
 Refusals = dict[str, Callable[[Node], str | None]]
 
 # Nodes that may stand for something without an exact treatment -> the reason and the way out, or None.
-HIDING: Refusals = {"CheckpointFunctionBackward": _reentrant_checkpoint, "CompiledFunctionBackward": _compiled}
+HIDING: Refusals = {
+    "CheckpointFunctionBackward": _reentrant_checkpoint,
+    "CompiledFunctionBackward": _compiled,
+    "SyncBatchNormBackward": _synchronized,
+}
 MIXING: Refusals = dict.fromkeys(
     ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0"), _batch_norm
 )

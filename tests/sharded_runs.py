@@ -39,7 +39,7 @@ class Run:
         shards: Samples of each rank.
         outputs: Residuals a sample.
         settings: Of GGN; with "head_lr", the last parameters have a learning rate of their own.
-        weighted: Whether samples have weights, some of them 0.
+        weighted: Whether samples have weights, those of the first rank 0.
         way: "factors" or "columns" where every block is to go one way; else None.
         at_once: Bytes of explicit rows that may be exchanged, and formed, at a time.
         steps: Their number.
@@ -94,6 +94,8 @@ def trained(run: Run, group: dist.ProcessGroup | None = None) -> Trained:
         with torch.no_grad():
             targets = torch.randn_like(model(inputs))
         weights = torch.randint(0, 3, (total,)).double() if run.weighted else None
+        if weights is not None:
+            weights[: run.shards[0]] = 0
         x, y, w = inputs[mine], targets[mine], None if weights is None else weights[mine]
         loss = optimizer.step(lambda x=x, y=y: model(x) - y, sample_weights=w)
         assert optimizer.info is not None

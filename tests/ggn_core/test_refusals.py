@@ -1,6 +1,7 @@
 """What cannot be done exactly is refused, with the reason and the way out; the parameters stay as they were."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,27 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(checkpoint(self.inner, x.clone().requires_grad_(), use_reentrant=self.use_reentrant))
+
+
+class SyncBatchNorm(torch.autograd.Function):
+    """Of the name of torch's, which asks for several GPUs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Synchronized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return SyncBatchNorm.apply(self.inner(x))
 
 
 class HiddenInAFunction(nn.Module):
@@ -62,6 +84,7 @@ class WithUnused(nn.Module):
     ("make", "words"),
     [
         (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), ["batch norm", "model.eval()"]),
+        (Synchronized, ["samples of all processes", "model.eval()"]),
         (lambda: Checkpointed(use_reentrant=True), ["checkpoint", "use_reentrant=False"]),
         (HiddenInAFunction, ["'hidden'", "requires_grad_(False)"]),
         (WithUnused, ["'spare.weight'", "'spare.bias'", "requires_grad_(False)"]),

@@ -10,13 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sharded_runs
 import torch
 from cases import CASES
 from compared import relative_error
-from sharded_runs import (
-    Group, Run, Trained, as_told, killed, made_apart, of_two_minds, refused, resumed, solving_otherwise, started,
-    stumbling, trained,
-)  # fmt: skip
+from sharded_runs import Group, Run, Trained, as_told, started, trained
 from torch import nn
 
 from ggn_core import GGN, Armijo, LevenbergMarquardt, SettingError
@@ -83,7 +81,7 @@ def test_both_ways_give_the_same_step(groups: dict[int, Group], name: str, way: 
 @pytest.mark.parametrize("kept", [0.0, 2.0], ids=["formed-anew", "kept"])
 @pytest.mark.parametrize("name", ["conv2d", "gru", "quotient", "embedding", "tied-transpose", "bare-parameters"])
 def test_rows_are_exchanged_in_parts(groups: dict[int, Group], name: str, kept: float) -> None:
-    _assert_equal(groups, Run(name, SHARDS[2], way="columns", at_once=2000, settings={"row_memory_gib": kept}))
+    _assert_equal(groups, Run(name, SHARDS[2], way="columns", at_once=400, settings={"row_memory_gib": kept}))
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -114,19 +112,19 @@ def test_the_undamped_step_is_the_same(groups: dict[int, Group]) -> None:
 
 
 def test_ranks_may_use_parameters_in_different_ways(groups: dict[int, Group]) -> None:
-    for found, expected, told in groups[2](of_two_minds):
+    for found, expected, told in groups[2](sharded_runs.of_two_minds):
         assert relative_error(found, expected) < TOLERANCE
         assert told  # also where the generic rule was another rank's
 
 
 def test_the_solution_of_rank_0_counts(groups: dict[int, Group]) -> None:
     run = Run("mlp-tanh", SHARDS[2])
-    for found in groups[2](solving_otherwise, run):
+    for found in groups[2](sharded_runs.solving_otherwise, run):
         assert relative_error(found.weights, trained(run).weights) < TOLERANCE
 
 
 def test_parameters_that_differ_become_those_of_rank_0(groups: dict[int, Group]) -> None:
-    (first, expected), *others = groups[4](made_apart)
+    (first, expected), *others = groups[4](sharded_runs.made_apart)
     assert relative_error(first, expected) < TOLERANCE
     assert all(torch.equal(found, first) for found, _ in others)
 
@@ -153,14 +151,14 @@ def test_what_goes_wrong_on_one_rank_is_an_error_on_all(
     groups: dict[int, Group], what: str, expected: tuple[str, str]
 ) -> None:
     kind, words = expected
-    for found, message, stayed in groups[2](stumbling, what, 1):
+    for found, message, stayed in groups[2](sharded_runs.stumbling, what, 1):
         assert (found, stayed) == (kind, True)
         assert words in message
 
 
 def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     with started(3, tmp_path) as group:
-        answers = group(killed, 1, silent=1)
+        answers = group(sharded_runs.killed, 1, silent=1)
     assert len(answers) == 2
     assert all(answer.startswith("step 2: ") for answer in answers)
 
@@ -225,12 +223,12 @@ def test_a_checksum_tells_differences_that_cancel() -> None:
 
 
 def test_a_run_resumes_bit_for_bit(groups: dict[int, Group]) -> None:
-    for through, later in groups[2](resumed):
+    for through, later in groups[2](sharded_runs.resumed):
         assert torch.equal(through, later)
 
 
 def test_what_does_not_go_with_a_group_is_refused(groups: dict[int, Group]) -> None:
-    for words in groups[2](refused):
+    for words in groups[2](sharded_runs.refused):
         assert [text.split(":")[0] for text in words] == [
             "with a group the Gram matrix is assembled",
             "with a group the Gram matrix is assembled",
