@@ -36,9 +36,13 @@ def agree(
     Raises:
         SettingError: Settings are out of range, or ranks disagree about them or about what the parameters are.
     """
-    named = {name: p for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)}
-    momentum = {f"the momentum of {n}": state[p][BUFFER] for n, p in named.items() if BUFFER in state.get(p, {})}
-    tensors = {f"the parameter {name}": p for name, p in named.items()} | momentum
+    tensors: dict[str, Tensor] = {}
+    for group in groups:
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            tensors[f"the parameter {name}"] = p
+            if BUFFER in state.get(p, {}):
+                tensors[f"the momentum of {name}"] = state[p][BUFFER]
+    tensors = dict(sorted(tensors.items()))  # in one order on all ranks
 
     def look() -> tuple[Settings, tuple[dict[str, object], list[list[int]]]]:
         settings = read()

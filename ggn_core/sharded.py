@@ -94,16 +94,14 @@ class ShardedJacobian(Jacobian):
             whole += [factored[key].joined([next(joined), next(joined)], rows) for key in keys]
         generic = {parameters[name]: why for shard in shards for name, why in shard.generic.items()}
         super().__init__(whole, rows, generic, local.like)
+        owners = _owners(whole, ranks.size)
+        self._summed_up_here = [block for block, rank in zip(whole, owners, strict=True) if rank == ranks.mine]
         gathered = {p for block in whole for p in block.parameters}
-        self._summed_up_here = [
-            b for b, rank in zip(whole, _owners(whole, ranks.size), strict=True) if rank == ranks.mine
-        ]
-        self._others = Jacobian(
-            [b for b in local.blocks if gathered.isdisjoint(b.parameters)], local.rows, {}, local.like
-        )
+        others = [block for block in local.blocks if gathered.isdisjoint(block.parameters)]
+        self._others = Jacobian(others, local.rows, {}, local.like)
         # By dtype, in an order that all ranks share; their blocks may hold them in different ways.
         self._exchanged: dict[torch.dtype, list[Tensor]] = {}
-        for p in names:
+        for _, p in sorted(parameters.items()):
             if p not in gathered:
                 self._exchanged.setdefault(p.dtype, []).append(p)
 
@@ -126,9 +124,8 @@ class ShardedJacobian(Jacobian):
                 matrix = torch.cat([r.reshape(self._local.rows.total, -1) for r in rows], 1)  # (o n_k, m)
                 columns = self._ranks.columns(matrix, [n * o for n in self._samples])
                 if columns:  # (o n_k, m') of each rank -> (o, n, m') -> (o n, m')
-                    add_outer_(
-                        sums[dtype], torch.cat([torch.unflatten(c, 0, (o, -1)) for c in columns], 1).flatten(0, 1)
-                    )
+                    whole = torch.cat([torch.unflatten(part, 0, (o, -1)) for part in columns], 1)
+                    add_outer_(sums[dtype], whole.flatten(0, 1))
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         own = self._local.product(direction)

@@ -139,7 +139,7 @@ WRONG = {
     "range": ("SettingError", "rank 1 failed: damping must be a finite number"),
     "lr": ("SettingError", "lr of group 0 must agree on all ranks: rank 0 has 1.0, rank 1 0.5"),
     "frozen": ("SettingError", "the parameter 0.weight must agree on all ranks"),
-    "dtype": ("SettingError", "the parameter 0.weight must agree on all ranks"),
+    "dtype": ("SettingError", "must agree on all ranks: rank 0 has trainable (5,) in torch.float64, rank 1"),
     "outputs": ("ResidualsError", "residuals a sample must agree on all ranks: rank 0 has 2, rank 1 1"),
     "weighted": ("ResidualsError", "sample_weights must agree on all ranks: rank 0 has False, rank 1 True"),
     "negative": ("SettingError", "sample_weights must be finite, ≥ 0"),
