@@ -30,7 +30,7 @@ class Ranks:
     Attributes:
         size: Number of ranks R.
         mine: The rank of this process.
-        received: Bytes of tensors that have come from other ranks so far, what is sent of a sum included.
+        received: Bytes of tensors that have come from other ranks so far, padding and partial sums included.
 
     Raises:
         SettingError: It is no such group.
