@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .capture import something_to_train
 from .jacobian import Linearizer
 from .model import call
+from .precision import FullPrecision
 from .settings import ROW_MEMORY_GIB
 
 __all__ = ["Explanation", "Share", "explain"]
@@ -83,7 +84,7 @@ def explain(model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY
     names = something_to_train(model)
     with torch.enable_grad():
         outputs = call(model, inputs)
-    with torch.no_grad():
+    with torch.no_grad(), FullPrecision(outputs.device.type):
         jacobian = Linearizer(row_memory_gib * 2**30)(outputs, names)
     rows = jacobian.rows
     shares = []

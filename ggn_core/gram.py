@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .capture import something_to_train
 from .jacobian import Linearizer
 from .model import call
+from .precision import FullPrecision
 
 __all__ = ["gram"]
 
@@ -31,5 +32,5 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
     parameters = something_to_train(model)
     with torch.enable_grad():
         outputs = call(model, inputs)
-    with torch.no_grad():
+    with torch.no_grad(), FullPrecision(outputs.device.type):
         return Linearizer(keep_bytes=0)(outputs, parameters).gram()  # rows are needed once

@@ -19,6 +19,7 @@ from .evaluation import Evaluations, Start
 from .info import StepInfo
 from .linear_system import LinearSystem
 from .model import as_written
+from .precision import FullPrecision
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .solve import Solution
@@ -188,8 +189,14 @@ class GGN(torch.optim.Optimizer):
         """
         if not callable(closure):
             raise ResidualsError(f"step takes a function that returns the residuals, not {type(closure).__name__}")
-        settings = self._read_settings(self.param_groups)
         parameters = self._parameters()
+        with FullPrecision(next((p.device.type for p in parameters), "cpu")) as precision:
+            return self._step(precision.outside(closure), parameters, sample_weights)
+
+    def _step(
+        self, closure: Callable[[], Tensor], parameters: dict[Tensor, str], sample_weights: Tensor | None
+    ) -> Tensor:
+        settings = self._read_settings(self.param_groups)
         evaluations = None if self.search is None else Evaluations(closure, self.model, list(parameters))
         residuals, system = self._linear_system(closure, parameters, sample_weights, settings.damping)
         # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
