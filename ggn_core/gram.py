@@ -22,7 +22,8 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
         inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
-        Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the output's dtype.
+        Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the parameters'
+        dtype: float32 under autocast, too.
 
     Raises:
         ResidualsError: The output is no floating-point tensor, is empty, or does not depend on the parameters.

@@ -13,7 +13,7 @@ from .capture import Trace, trace
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
-from .rules.base import WHOLE
+from .rules.base import WHOLE, widened
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.generic import generic_blocks
@@ -135,7 +135,7 @@ class Linearizer:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            seen = [(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)]
+            seen = [(use, _widened(g, use), layout) for (use, layout), g in zip(served, cotangents, strict=True)]
             blocks += self._blocks(seen, rows)
         return Jacobian(blocks, rows, generic, residuals.detach())
 
@@ -201,6 +201,10 @@ class Linearizer:
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
         edges = [use.edge for use in uses]
         return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
+
+
+def _widened(cotangent: Tensor, use: Use) -> Tensor:
+    return functools.reduce(widened, use.parameters, cotangent)
 
 
 def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,15 +1,15 @@
 """Full precision for the step's own products, whatever the user allows for those of the model.
 
 TF32 has 10 bits of mantissa and bfloat16 has 7. A residual may well be computed with so few, it is a number like any
-other. The Gram matrix may not: its condition number is that of the Jacobian squared, and the damping is added to what its
-rounding errors leave. So from the backward passes on, float32 means 24 bits and nothing is cast by ``torch.autocast``;
-the closure runs under the user's settings, and so does the model in ``gram``.
+other. The Gram matrix may not: its condition number is that of the Jacobian squared, and the damping is added to what
+its rounding errors leave. So from the backward passes on, float32 means 24 bits, and nothing is cast by
+``torch.autocast``; the closure runs under the user's settings, and so does the model in ``gram``.
 
-PyTorch has an old set of flags (``allow_tf32``, ``set_float32_matmul_precision``) and a new one (``fp32_precision``). The
-kernels read the new one, to which the old ones write. Reading an old flag raises where the two disagree, reading and
-writing a new one never does: only the new ones are touched here. They form a tree, general, by backend, by operation,
-in which a node without a value of its own has its parent's. Going from the root to the leaves, what still reads as less
-than full after its parent was set has a value of its own, and gets that back in the end.
+PyTorch has an old set of flags (``allow_tf32``, ``set_float32_matmul_precision``) and a new one (``fp32_precision``).
+The kernels read the new one, to which the old ones write. Reading an old flag raises where the two disagree, reading
+and writing a new one never does: only the new ones are touched here. They form a tree, general, by backend, by
+operation, in which a node without a value of its own has its parent's. Going from the root to the leaves, what still
+reads as less than full after its parent was set has a value of its own, and gets that back in the end.
 
 The flags belong to the process, so models that other threads run meanwhile compute in full precision too.
 

@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
     "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf", "output_shape",
-    "saved",
+    "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -49,16 +49,31 @@ class Parameters:
 
 
 def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
-    """The parameter that enters the graph at ``node``, if it is one of ``parameters``."""
+    """The parameter that enters the graph at ``node``, if it is one of ``parameters``; also cast, as autocast does it."""
+    if node is not None and node.name() == "ToCopyBackward0":
+        return _cast(node, leaf(node.next_functions[0][0], parameters))
     if node is None or not is_leaf(node):
         return None
     variable: Tensor = node.variable  # type: ignore[attr-defined]
     return variable if variable in parameters else None
 
 
+def _cast(node: Node, parameter: Tensor | None) -> Tensor | None:
+    """The parameter, unless its copy is wider or elsewhere: its rows can be formed from what meets the copy."""
+    copy = node._input_metadata[0]
+    if parameter is None or parameter.device != copy.device:
+        return None
+    return parameter if torch.promote_types(parameter.dtype, copy.dtype) == parameter.dtype else None
+
+
 def saved(node: Node, name: str) -> Any:
     """What autograd saved in a node for the backward pass: a tensor, or a plain argument."""
     return getattr(node, f"_saved_{name}")
+
+
+def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """What meets in the Jacobian rows of a parameter, in its dtype if that is the wider one, as under autocast."""
+    return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype))
 
 
 def output_shape(node: Node) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ class ConvolutionUse:
     def _weight_gradients(self, weight: Tensor, cotangent: Tensor, part: slice) -> Tensor:
         """Each row's own weight gradient, (R, *weight.shape) cut to ``part``, for a cotangent (R, c_out, …)."""
         node = self.node
-        x: Tensor = saved(node, "input")
+        x: Tensor = saved(node, "input").to(cotangent.dtype)
         transposed, groups = saved(node, "transposed"), saved(node, "groups")
         if groups > 1 and part != WHOLE:  # which keeps weights small
             return self._weight_gradients(weight, cotangent, WHOLE)[:, part]
