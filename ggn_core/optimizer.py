@@ -13,6 +13,7 @@ from . import momentum as momentum_
 from .advice import Advice, warn
 from .capturable import CapturableDirection
 from .capture import named_trainable
+from .choice import Choose
 from .direction import Direction
 from .errors import CompiledError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .evaluation import Evaluations, Start
@@ -69,6 +70,11 @@ class GGN(torch.optim.Optimizer):
             in ``info`` says so; uses that only a test could show to keep samples apart go through the generic rule.
             ``lr`` and ``damping`` may be tensors on the parameters' device, to change between replays. Takes neither
             damping 0, nor a search, ``max_step_norm`` or solver "cg".
+        choose: How the step chooses where a layer's rows or Gram matrix can be had in several ways, equal but for
+            rounding: "counted" by the operations they take; "measured" by running each a few times on the first batch
+            of a shape, once a process; "auto" by measurement on CUDA, by count elsewhere and under
+            ``torch.use_deterministic_algorithms``. Nothing is measured while a CUDA graph is recorded: a step before
+            does it.
 
     Attributes:
         info: What the last step did, a ``StepInfo``; None before the first.
@@ -96,6 +102,7 @@ class GGN(torch.optim.Optimizer):
         search: Search | None = None,
         row_memory_gib: float = ROW_MEMORY_GIB,
         capturable: bool = False,
+        choose: Choose = "auto",
     ):
         if not isinstance(model, nn.Module):
             raise SettingError(f"GGN takes the model itself, not {type(model).__name__}: GGN(model, lr=…, damping=…)")
@@ -121,6 +128,7 @@ class GGN(torch.optim.Optimizer):
         self.search = search
         self.row_memory_gib = row_memory_gib
         self.capturable = capturable
+        self.choose = choose
         self.info: StepInfo | None = None
         self._prepare()
 
@@ -151,6 +159,7 @@ class GGN(torch.optim.Optimizer):
             "search": self.search,
             "row_memory_gib": self.row_memory_gib,
             "capturable": self.capturable,
+            "choose": self.choose,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # after deepcopy, unpickling or load_state_dict
@@ -162,7 +171,7 @@ class GGN(torch.optim.Optimizer):
         """What is remembered from step to step, and saved nowhere."""
         self._advise = Advice()
         self._read_settings = SettingsReader(self.defaults, self.capturable)
-        self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+        self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable, self.choose)
         self._compiled = False  # whether the closure was found to call what torch.compile has compiled
 
     @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing

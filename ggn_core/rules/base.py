@@ -49,7 +49,7 @@ class Parameters:
 
 
 def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
-    """The parameter that enters the graph at ``node``, if it is one of ``parameters``; also cast, as autocast does it."""
+    """The parameter that enters the graph at ``node``, if it is one of ``parameters``; it may be cast there."""
     if node is not None and node.name() == "ToCopyBackward0":
         return _cast(node, leaf(node.next_functions[0][0], parameters))
     if node is None or not is_leaf(node):
@@ -184,15 +184,17 @@ class Use(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a block adds its share of the Gram matrix; for ``explain``.
+    """How a block adds some parameters' share of the Gram matrix; for ``explain``.
 
     Attributes:
+        parameters: Whose.
         rule: A few words.
         why: The reason for this way rather than another.
         flops: Of the Gram products, a multiply-add counted as two, over the lower triangle.
         memory: Bytes kept for the update.
     """
 
+    parameters: tuple[Tensor, ...]
     rule: str
     why: str
     flops: int
@@ -206,8 +208,8 @@ class Block(Protocol):
     def parameters(self) -> tuple[Tensor, ...]:
         """The parameters."""
 
-    def plan(self) -> Plan:
-        """What ``add_gram_`` does."""
+    def plans(self) -> Sequence[Plan]:
+        """What ``add_gram_`` does, part by part."""
 
     @property
     def dtype(self) -> torch.dtype:
