@@ -1,8 +1,8 @@
 """Which of several ways to the same result is taken: by count, or by a quick measurement.
 
-On a CPU the count of operations is a good guide. On a GPU it is a poor one: how well a product fills the device, and which
-kernel the library picks for it, decide more. There each way is run a few times on the first batch of a shape, once in the
-life of the process, and the fastest is taken from then on. All ways give the same up to rounding.
+On a CPU the count of operations is a good guide. On a GPU it is a poor one: how well a product fills the device, and
+which kernel the library picks for it, decide more. There each way is run a few times on the first batch of a shape, once
+in the life of the process, and the fastest is taken from then on. All ways give the same up to rounding.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 
 from .errors import SettingError
+from .recording import capturing
 
 __all__ = ["COUNTED", "Choice", "Choose", "Chooser"]
 
@@ -85,8 +86,7 @@ COUNTED = Chooser("counted")
 
 def _undisturbed(device: torch.device) -> bool:
     """Whether nobody records what is run: a CUDA graph, or a mode that sees every operation, such as a tracer."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    return not capturing and torch._C._len_torch_dispatch_stack() == 0
+    return not capturing(device) and torch._C._len_torch_dispatch_stack() == 0
 
 
 def _fastest(ways: Mapping[str, Callable[[], object]], device: torch.device) -> Choice | None:

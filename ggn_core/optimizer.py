@@ -21,6 +21,7 @@ from .info import StepInfo
 from .linear_system import LinearSystem
 from .model import as_written
 from .precision import FullPrecision
+from .recording import capturing
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .solve import Solution
@@ -288,7 +289,7 @@ class GGN(torch.optim.Optimizer):
                 "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
                 "(a single residual as residual.view(1))"
             )
-        if residuals.is_cuda and not self.capturable and torch.cuda.is_current_stream_capturing():
+        if not self.capturable and capturing(residuals.device):
             raise UnsupportedError("a CUDA graph can record a step only of an optimizer made with capturable=True")
         return residuals
 

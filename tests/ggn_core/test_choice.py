@@ -223,7 +223,7 @@ def test_nothing_is_measured_while_operations_are_recorded(monkeypatch: pytest.M
 
 def test_nothing_is_measured_while_a_cuda_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     capturing = True
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(choice, "capturing", lambda _: capturing)
     clock = _clock(monkeypatch, "unfolded")
     counted, device = Choice("folded", "counted"), torch.device("cuda")
     ways: dict[str, Callable[[], object]] = {"folded": lambda: None, "unfolded": lambda: 0}
