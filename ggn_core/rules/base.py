@@ -50,10 +50,10 @@ class Parameters:
 
 def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
     """The parameter that enters the graph at ``node``, if it is one of ``parameters``; it may be cast there."""
-    if node is not None and node.name() == "ToCopyBackward0":
-        return _cast(node, leaf(node.next_functions[0][0], parameters))
-    if node is None or not is_leaf(node):
+    if node is None:
         return None
+    if not is_leaf(node):
+        return _cast(node, leaf(node.next_functions[0][0], parameters)) if node.name() == "ToCopyBackward0" else None
     variable: Tensor = node.variable  # type: ignore[attr-defined]
     return variable if variable in parameters else None
 
@@ -73,7 +73,8 @@ def saved(node: Node, name: str) -> Any:
 
 def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
     """What meets in the Jacobian rows of a parameter, in its dtype if that is the wider one, as under autocast."""
-    return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype))
+    same = tensor.dtype == parameter.dtype
+    return tensor if same else tensor.to(torch.promote_types(tensor.dtype, parameter.dtype))
 
 
 def output_shape(node: Node) -> tuple[int, ...]:

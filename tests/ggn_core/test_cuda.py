@@ -12,7 +12,7 @@ from cases import CASES, Case
 from compared import flat, relative_error
 from torch import Tensor, nn
 
-from ggn_core import GGN, gram
+from ggn_core import GGN, explain, gram
 from ggn_core.choice import Choose
 from ggn_core.reference import dense_step
 
@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore:There is a pe
 @pytest.fixture(autouse=True)
 def _same_every_time() -> None:
     torch.manual_seed(0)
+
+
+# Parameters left to the generic rule, among normalization layers.
+GENERIC = {
+    "instance-norm": {"1.weight", "1.bias"},
+    "weight-norm": {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
+}
 
 
 class Residual(nn.Module):
@@ -67,6 +74,13 @@ def test_a_step_equals_the_dense_one_of_the_cpu(case: Case, capturable: bool) ->
     x, y = inputs.cuda(), targets.cuda()
     GGN(model, lr=0.7, damping=0.3, capturable=capturable).step(lambda: model(x) - y)
     assert relative_error(flat(model).cpu() - before, change) < 1e-9
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "norm" in case.name], ids=lambda case: case.name)
+def test_kernels_of_gpus_have_their_rules(case: Case) -> None:
+    found = explain(case.model(2).cuda(), case.inputs(5).cuda())
+    generic = {name for share in found.shares if share.rule == "generic" for name in share.parameters}
+    assert generic == GENERIC.get(case.name, set())
 
 
 @pytest.fixture

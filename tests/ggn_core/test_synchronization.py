@@ -106,7 +106,7 @@ def _mlp(outputs: int) -> nn.Module:
 
 @pytest.mark.parametrize(("samples", "outputs"), [(6, 1), (30, 10)])  # 300 rows: refined
 def test_an_ordinary_step_looks_where_it_is_documented(samples: int, outputs: int) -> None:
-    """docs/core.md, "On a GPU"."""
+    """docs/gpu.md, "Waiting for the GPU"."""
     model, x, y = _mlp(outputs), torch.randn(samples, 3), torch.randn(samples, outputs)
     optimizer = GGN(model, damping=3.0, momentum=0.5, weight_decay=0.1)
     for weights, files in ((None, set()), (torch.rand(samples), {"weights.py"})):
