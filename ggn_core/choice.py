@@ -1,8 +1,8 @@
 """Which of several ways to the same result is taken: by count, or by a quick measurement.
 
 On a CPU the count of operations is a good guide. On a GPU it is a poor one: how well a product fills the device, and
-which kernel the library picks for it, decide more. There each way is run a few times on the first batch of a shape, once
-in the life of the process, and the fastest is taken from then on. All ways give the same up to rounding.
+which kernel the library picks for it, decide more. There each way is run a few times on the first batch of a shape,
+once in the life of the process, and the fastest is taken from then on. All ways give the same up to rounding.
 """
 
 import math

@@ -15,7 +15,7 @@ from .choice import Choice, Choose, Chooser
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
-from .rules.base import WHOLE, widened
+from .rules.base import HALF, WHOLE, widened
 from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
@@ -150,18 +150,16 @@ class Linearizer:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            seen = [
-                self._chosen(use, _widened(g, use), layout) for (use, layout), g in zip(served, cotangents, strict=True)
-            ]
-            blocks += self._blocks(seen, rows)
-            for use, _, _ in seen:
+            seen: list[tuple[Use, Tensor, Layout]] = []
+            for (use, layout), cotangent in zip(served, cotangents, strict=True):
+                if cotangent.dtype in HALF:
+                    cotangent = functools.reduce(widened, use.parameters, cotangent)
                 if isinstance(use, ConvolutionUse) and use.weight is not None:
-                    chosen.setdefault(use.weight, []).append(use.choice)
+                    use = use.chosen(cotangent, self._choose)
+                    chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
+                seen.append((use, cotangent, layout))
+            blocks += self._blocks(seen, rows)
         return Jacobian(blocks, rows, generic, residuals.detach(), chosen)
-
-    def _chosen(self, use: Use, cotangent: Tensor, layout: Layout) -> tuple[Use, Tensor, Layout]:
-        chosen = use.chosen(cotangent, self._choose) if isinstance(use, ConvolutionUse) else use
-        return chosen, cotangent, layout
 
     def _split(
         self, residuals: Tensor, traced: Trace, rows: Rows
@@ -225,10 +223,6 @@ class Linearizer:
         basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
         edges = [use.edge for use in uses]
         return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
-
-
-def _widened(cotangent: Tensor, use: Use) -> Tensor:
-    return functools.reduce(widened, use.parameters, cotangent)
 
 
 def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:

@@ -48,31 +48,35 @@ class FullPrecision:
     def __init__(self, device: str):
         self._device = device
         self._flags = FLAGS.get(device, ())
-        self._lowered: list[tuple[str, str, str]] = []
+        self._raised: list[tuple[str, str, str]] = []
         self._autocast = False
 
     def __enter__(self) -> "FullPrecision":
         self._autocast = torch.is_autocast_enabled(self._device)
         if self._autocast:
             torch.set_autocast_enabled(self._device, False)
-        if any(precision_of(*flag) in REDUCED for flag in self._flags[OPERATIONS]):
-            for backend, operation in self._flags:
-                value = precision_of(backend, operation)
-                if value != FULL:
-                    set_precision(backend, operation, FULL)
-                    self._lowered.append((backend, operation, value))
+        for flag in self._flags[OPERATIONS]:
+            if precision_of(*flag) in REDUCED:
+                self._raise_all()
         return self
 
+    def _raise_all(self) -> None:
+        for backend, operation in self._flags:
+            value = precision_of(backend, operation)
+            if value != FULL:
+                set_precision(backend, operation, FULL)
+                self._raised.append((backend, operation, value))
+
     def __exit__(self, *error: object) -> None:
-        while self._lowered:
-            set_precision(*self._lowered.pop())
+        while self._raised:
+            set_precision(*self._raised.pop())
         if self._autocast:
             torch.set_autocast_enabled(self._device, True)
             torch.clear_autocast_cache()  # which holds the weights as they were before the step
 
     def outside(self, closure: Closure) -> Closure:
         """The closure, to be called from inside, under the user's settings."""
-        if not self._lowered and not self._autocast:
+        if not self._raised and not self._autocast:
             return closure
 
         def called() -> Tensor:

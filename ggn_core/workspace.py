@@ -22,7 +22,7 @@ class Workspace:
 
     def square(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A matrix (size, size), its entries undefined."""
-        if capturing(device):
+        if device.type != "cpu" and capturing(device):
             return torch.empty(size, size, dtype=dtype, device=device)
         kept = self._kept.get(name)
         if kept is not None and kept.shape[0] == size and kept.dtype == dtype and kept.device == device:

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf", "output_shape",
-    "saved", "widened",
+    "HALF", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf",
+    "output_shape", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -59,11 +60,11 @@ def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
 
 
 def _cast(node: Node, parameter: Tensor | None) -> Tensor | None:
-    """The parameter, unless its copy is wider or elsewhere: its rows can be formed from what meets the copy."""
+    """The parameter, if its copy there is in half precision, itself not, both on one device: autocast makes such."""
     copy = node._input_metadata[0]
-    if parameter is None or parameter.device != copy.device:
+    if parameter is None or parameter.dtype in HALF or parameter.device != copy.device:
         return None
-    return parameter if torch.promote_types(parameter.dtype, copy.dtype) == parameter.dtype else None
+    return parameter if copy.dtype in HALF else None
 
 
 def saved(node: Node, name: str) -> Any:
@@ -72,9 +73,8 @@ def saved(node: Node, name: str) -> Any:
 
 
 def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """What meets in the Jacobian rows of a parameter, in its dtype if that is the wider one, as under autocast."""
-    same = tensor.dtype == parameter.dtype
-    return tensor if same else tensor.to(torch.promote_types(tensor.dtype, parameter.dtype))
+    """What meets in the Jacobian rows of a parameter: from half precision, as under autocast, to the parameter's."""
+    return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype)) if tensor.dtype in HALF else tensor
 
 
 def output_shape(node: Node) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ class SequenceBlock(LinearBlock):
 
     Args:
         choose: Chooses between the two ways to the Gram matrix.
-        **block: As for LinearBlock.
+        *block: As for LinearBlock.
     """
 
     def __init__(self, *block: Any, choose: Chooser = COUNTED):
@@ -136,7 +136,7 @@ class SequenceBlock(LinearBlock):
 
     @cached_property
     def _choice(self) -> Choice:
-        counts, t, size = self._multiply_adds(), self.left.shape[2], self.rows.total
+        counts, t = self._multiply_adds(), self.left.shape[2]
         gflop = {way: f"{2 * count / 1e9:.3g}" for way, count in counts.items()}
         why = f"{t} positions: {gflop['ghost']} GFLOP as a ghost, {gflop['materialized']} materialized"
         sides = [(side.shape, side.stride(), side.dtype) for side in (self.left, self.right)]

@@ -134,7 +134,7 @@ def test_float32_is_not_tf32(network: str, choose: Choose) -> None:
 
 
 @pytest.fixture
-def _waiting_is_an_error() -> Iterator[Callable[[], None]]:
+def waiting_is_an_error() -> Iterator[Callable[[], None]]:
     yield lambda: torch.cuda.set_sync_debug_mode("error")
     torch.cuda.set_sync_debug_mode("default")
 
@@ -183,11 +183,11 @@ def _aside() -> Iterator[None]:
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_capturable_step_waits_for_nothing(
-    network: str, momentum: float, _waiting_is_an_error: Callable[[], None]
+    network: str, momentum: float, waiting_is_an_error: Callable[[], None]
 ) -> None:
     model, optimizer, _, step = _stepping(network, momentum=momentum, capturable=True)
     before = flat(model)
-    _waiting_is_an_error()
+    waiting_is_an_error()
     step()
     torch.cuda.set_sync_debug_mode("default")
     assert optimizer.info is not None
@@ -195,10 +195,10 @@ def test_a_capturable_step_waits_for_nothing(
     assert not torch.equal(flat(model), before)
 
 
-def test_an_ordinary_step_waits(_waiting_is_an_error: Callable[[], None]) -> None:
+def test_an_ordinary_step_waits(waiting_is_an_error: Callable[[], None]) -> None:
     """So that the test above would notice."""
     _, _, _, step = _stepping("mlp")
-    _waiting_is_an_error()
+    waiting_is_an_error()
     with pytest.raises(RuntimeError, match="synchroniz"):
         step()
 

@@ -1,7 +1,7 @@
 """Where a step looks at values, which makes the CPU wait for a GPU: at the documented places, or nowhere if capturable.
 
-On a CPU, instruments refuse what a GPU would wait for: operations that hand a value to Python, or whose result has a size
-that depends on values, and methods of tensors that copy to the CPU.
+On a CPU, instruments note what a GPU would be waited for: operations that hand a value to Python, or whose result has a
+size that depends on values, and methods of tensors that copy to the CPU.
 """
 
 import sys
