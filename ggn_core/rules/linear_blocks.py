@@ -261,7 +261,12 @@ def blocks(
 
 
 def _block(
-    factors: Sequence[Pair], weight: Tensor, bias: Tensor | None, flipped: bool, rows: Rows, choose: Chooser
+    factors: Sequence[Pair],
+    weight: Tensor,
+    bias: Tensor | None,
+    flipped: bool,
+    rows: Rows,
+    choose: Chooser = COUNTED,
 ) -> LinearBlock:
     """Factors of all uses, each (o or 1, n, T, ·), in one block."""
     left, right = _end_to_end(factors)
