@@ -1,6 +1,7 @@
 # make reproduce   the main job: the paper's claims measured on real data and on its theory's network, ends with a page
 # make reproduce-full  the long version: more widths, seeds and data
 # make test        all fast tests
+# make test-cuda   the tests that need a GPU
 # make ui          MLflow's page on 127.0.0.1
 # make server      a team's tracking server, with PostgreSQL, in containers; see docs/mlflow.md
 # make lint        style and types
@@ -22,7 +23,7 @@ JAX := .venv-jax
 DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce reproduce-full test test-slow test-postgres ui server lint bench bench-compare bench-publish peers docs lock clean
+.PHONY: help env reproduce reproduce-full test test-slow test-cuda test-postgres ui server lint bench bench-compare bench-publish peers docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -49,6 +50,11 @@ test: env
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+test-cuda: env
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+		|| { echo "error: no CUDA device: torch.cuda.is_available() is false"; exit 2; }
+	$(BIN)/python -m pytest -m cuda
 
 test-postgres: env
 	.ci/postgres $(BIN)/python -m pytest -m postgres

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .capture import something_to_train
+from .choice import Choose
 from .jacobian import Linearizer
 from .model import call
+from .precision import FullPrecision
 from .settings import ROW_MEMORY_GIB
 
 __all__ = ["Explanation", "Share", "explain"]
@@ -41,7 +43,7 @@ class Explanation:
         samples: n.
         outputs: o, of each sample.
         backward_passes: How many cotangents were carried back through the graph.
-        shares: One a block of the Jacobian.
+        shares: One for each large parameter, or for those that are treated together.
     """
 
     samples: int
@@ -67,7 +69,9 @@ class Explanation:
         return "\n".join(line.rstrip() for line in (title, *table))
 
 
-def explain(model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY_GIB) -> Explanation:
+def explain(
+    model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY_GIB, choose: Choose = "auto"
+) -> Explanation:
     """Says which rule serves which parameters of a model on a batch, why, and at what cost.
 
     It goes as far as a step does before the Gram matrix is summed up, and costs as much.
@@ -76,6 +80,7 @@ def explain(model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY
         model: Any module that returns a tensor of shape (n, ...): n samples.
         inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
         row_memory_gib: As for GGN.
+        choose: As for GGN.
 
     Raises:
         GGNError: As ``gram`` does.
@@ -83,15 +88,16 @@ def explain(model: nn.Module, inputs: object, row_memory_gib: float = ROW_MEMORY
     names = something_to_train(model)
     with torch.enable_grad():
         outputs = call(model, inputs)
-    with torch.no_grad():
-        jacobian = Linearizer(row_memory_gib * 2**30)(outputs, names)
+    with torch.no_grad(), FullPrecision(outputs.device.type):
+        jacobian = Linearizer(row_memory_gib * 2**30, choose=choose)(outputs, names)
     rows = jacobian.rows
     shares = []
     for block in jacobian.blocks:
-        reasons = [jacobian.generic[p] for p in block.parameters if p in jacobian.generic]
-        plan = block.plan()
-        rule, why = ("generic", _joined(reasons)) if reasons else (plan.rule, plan.why)
-        shares.append(Share(_names(block.parameters, names), rule, why, plan.flops, plan.memory))
+        for plan in block.plans():
+            reasons = [jacobian.generic[p] for p in plan.parameters if p in jacobian.generic]
+            ways = [f"{way.way}, {way.why}" for p in plan.parameters for way in jacobian.chosen.get(p, ())]
+            rule, why = ("generic", _joined(reasons)) if reasons else (plan.rule, _joined([plan.why, *ways]))
+            shares.append(Share(_names(plan.parameters, names), rule, why, plan.flops, plan.memory))
     structured = any(p not in jacobian.generic for block in jacobian.blocks for p in block.parameters)
     passes = (rows.outputs if structured else 0) + (rows.total if jacobian.generic else 0)
     return Explanation(rows.samples, rows.outputs, passes, tuple(shares))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .capture import something_to_train
 from .jacobian import Linearizer
 from .model import call
+from .precision import FullPrecision
 
 __all__ = ["gram"]
 
@@ -21,7 +22,8 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
         inputs: What the model takes: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
-        Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the output's dtype.
+        Symmetric, shape (n·o, n·o), with rows in the order of ``model(inputs).reshape(-1)``, in the parameters'
+        dtype: float32 under autocast, too.
 
     Raises:
         ResidualsError: The output is no floating-point tensor, is empty, or does not depend on the parameters.
@@ -31,5 +33,5 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
     parameters = something_to_train(model)
     with torch.enable_grad():
         outputs = call(model, inputs)
-    with torch.no_grad():
+    with torch.no_grad(), FullPrecision(outputs.device.type):
         return Linearizer(keep_bytes=0)(outputs, parameters).gram()  # rows are needed once

@@ -4,16 +4,19 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from .backward import backward_passes
 from .capture import Trace, trace
+from .choice import Choice, Choose, Chooser
 from .errors import NonFiniteError, ResidualsError
 from .layout import Certificate, certify
 from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
-from .rules.base import WHOLE
+from .rules.base import HALF, WHOLE, widened
+from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.generic import generic_blocks
@@ -41,13 +44,22 @@ class Jacobian:
         rows: The shape of the residuals.
         generic: The parameters that went through the generic rule, each with the reason.
         like: Has the residuals' device.
+        chosen: The parameters to whose rows there are several ways, with those taken.
     """
 
-    def __init__(self, blocks: Sequence[Block], rows: Rows, generic: Mapping[Tensor, str], like: Tensor):
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        rows: Rows,
+        generic: Mapping[Tensor, str],
+        like: Tensor,
+        chosen: Mapping[Tensor, Sequence[Choice]] = MappingProxyType({}),
+    ):
         self.blocks = blocks
         self.rows = rows
         self.generic = generic
         self.like = like
+        self.chosen = chosen
 
     def gram(self) -> Tensor:
         """J Jᵀ, of shape (n·o, n·o)."""
@@ -109,10 +121,12 @@ class Linearizer:
         keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
         by_values: Whether values may decide, which makes the device wait: without, NaN and infinity go through, and
             uses about which nothing can be proved are left to the generic rule untested.
+        choose: Chooses between ways to the same rows or products.
     """
 
-    def __init__(self, keep_bytes: float = math.inf, *, by_values: bool = True) -> None:
+    def __init__(self, keep_bytes: float = math.inf, *, by_values: bool = True, choose: Choose = "auto") -> None:
         self._keep_bytes = keep_bytes
+        self._choose = Chooser(choose)
         self._by_values = by_values
         self._certificates: dict[object, Certificate] = {}
         # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
@@ -138,13 +152,21 @@ class Linearizer:
         traced = trace(residuals, parameters)
         served, generic = self._split(residuals, traced, rows)
         blocks: list[Block] = []
+        chosen: dict[Tensor, list[Choice]] = {}
         if generic:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            seen = [(use, g, layout) for (use, layout), g in zip(served, cotangents, strict=True)]
+            seen: list[tuple[Use, Tensor, Layout]] = []
+            for (use, layout), cotangent in zip(served, cotangents, strict=True):
+                if cotangent.dtype in HALF:
+                    cotangent = functools.reduce(widened, use.parameters, cotangent)
+                if isinstance(use, ConvolutionUse) and use.weight is not None:
+                    use = use.chosen(cotangent, self._choose)
+                    chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
+                seen.append((use, cotangent, layout))
             blocks += self._blocks(seen, rows)
-        return Jacobian(blocks, rows, generic, residuals.detach())
+        return Jacobian(blocks, rows, generic, residuals.detach(), chosen)
 
     def _split(
         self, residuals: Tensor, traced: Trace, rows: Rows
@@ -176,7 +198,7 @@ class Linearizer:
         dense = [p for p in kinds if p not in linear_only and p not in looked_up]
 
         products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
-        made = linear_blocks.blocks(products, linear_only, rows)
+        made = linear_blocks.blocks(products, linear_only, rows, self._choose)
         for table in looked_up:
             look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
             made.append(embedding.block(table, look_ups))

@@ -17,6 +17,7 @@ from .capture import something_to_train
 from .errors import ResidualsError, UnsupportedError
 from .jacobian import as_rows, check_finite
 from .model import call
+from .precision import FullPrecision
 
 __all__ = ["GramOperator", "twice_differentiable"]
 
@@ -62,7 +63,7 @@ class GramOperator:
         self.rows = as_rows(outputs)
         check_finite(outputs)
         self._outputs, self._parameters = outputs, parameters
-        with torch.enable_grad():
+        with torch.enable_grad(), FullPrecision(outputs.device.type):
             # The values of u do not matter: Jᵀ u is linear in it.
             self._u = torch.zeros_like(outputs, requires_grad=True)
             self._pulled = torch.autograd.grad(outputs, parameters, self._u, create_graph=True, materialize_grads=True)
@@ -82,18 +83,20 @@ class GramOperator:
 
     def transposed(self, v: Tensor) -> tuple[Tensor, ...]:
         """Jᵀ v for v of shape (n·o,): a tensor for each parameter."""
-        parts = torch.autograd.grad(
-            self._outputs, self._parameters, v.view_as(self._outputs), retain_graph=True, materialize_grads=True
-        )
+        with FullPrecision(self.device.type):
+            parts = torch.autograd.grad(
+                self._outputs, self._parameters, v.view_as(self._outputs), retain_graph=True, materialize_grads=True
+            )
         return tuple(part.to_dense() if part.is_sparse else part for part in parts)
 
     def product(self, direction: Sequence[Tensor]) -> Tensor:
         """J u, of shape (n·o,), for a direction u with a tensor for each parameter."""
         forward = [(g, w) for g, w in zip(self._pulled, direction, strict=True) if g.requires_grad]
         try:
-            (product,) = torch.autograd.grad(
-                [g for g, _ in forward], self._u, [w for _, w in forward], retain_graph=True
-            )
+            with FullPrecision(self.device.type):
+                (product,) = torch.autograd.grad(
+                    [g for g, _ in forward], self._u, [w for _, w in forward], retain_graph=True
+                )
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise

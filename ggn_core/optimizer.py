@@ -16,13 +16,16 @@ from .advice import Advice, warn
 from .agreement import agree
 from .capturable import CapturableDirection
 from .capture import named_trainable
+from .choice import Choose
 from .direction import Direction
 from .errors import CompiledError, NonFiniteError, ResidualsError, SettingError, UnsupportedError
 from .evaluation import Evaluations, Start
 from .info import StepInfo
 from .linear_system import LinearSystem
 from .model import as_written
+from .precision import FullPrecision
 from .ranks import Ranks
+from .recording import capturing
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .sharded import whole_residuals
@@ -74,6 +77,11 @@ class GGN(torch.optim.Optimizer):
             in ``info`` says so; uses that only a test could show to keep samples apart go through the generic rule.
             ``lr`` and ``damping`` may be tensors on the parameters' device, to change between replays. Takes neither
             damping 0, nor a search, ``max_step_norm`` or solver "cg".
+        choose: How the step chooses where a layer's rows or Gram matrix can be had in several ways, equal but for
+            rounding: "counted" by the operations they take; "measured" by running each a few times on the first batch
+            of a shape, once a process; "auto" by measurement on CUDA, by count elsewhere and under
+            ``torch.use_deterministic_algorithms``. Nothing is measured while a CUDA graph is recorded: a step before
+            does it.
         group: The ``torch.distributed`` process group of one training run, each process with the residuals of its own
             part of the batch: the step is that of the whole batch, and so is what ``step`` and ``info`` report. All
             processes must take every step. The parameters of rank 0 count, as in ``DistributedDataParallel``, in which
@@ -105,6 +113,7 @@ class GGN(torch.optim.Optimizer):
         search: Search | None = None,
         row_memory_gib: float = ROW_MEMORY_GIB,
         capturable: bool = False,
+        choose: Choose = "auto",
         group: "dist.ProcessGroup | None" = None,
     ):
         if not isinstance(model, nn.Module):
@@ -135,6 +144,7 @@ class GGN(torch.optim.Optimizer):
         self.search = search
         self.row_memory_gib = row_memory_gib
         self.capturable = capturable
+        self.choose = choose
         self.group = group
         self.info: StepInfo | None = None
         self._prepare()
@@ -166,6 +176,7 @@ class GGN(torch.optim.Optimizer):
             "search": self.search,
             "row_memory_gib": self.row_memory_gib,
             "capturable": self.capturable,
+            "choose": self.choose,
             "group": self.group,
         }
 
@@ -180,9 +191,9 @@ class GGN(torch.optim.Optimizer):
         self._read_settings = SettingsReader(self.defaults, self.capturable)
         self._ranks = None if self.group is None else Ranks(self.group)
         if self._ranks is None:
-            self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable)
+            self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable, self.choose)
         else:
-            self._make_system = ShardedSystemMaker(self._ranks, self.solver, self.row_memory_gib)
+            self._make_system = ShardedSystemMaker(self._ranks, self.solver, self.row_memory_gib, self.choose)
         self._compiled = False  # whether the closure was found to call what torch.compile has compiled
 
     @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing
@@ -208,8 +219,15 @@ class GGN(torch.optim.Optimizer):
             UnsupportedError: The model holds something that has no exact treatment.
             RankError: With a group: another process failed. Errors of the kinds above are raised as such by all.
         """
-        settings = self._begin()
         parameters = self._parameters()
+        with FullPrecision(next((p.device.type for p in parameters), "cpu")) as precision:
+            outside = precision.outside(closure) if callable(closure) else closure  # for all ranks to complain about
+            return self._step(outside, parameters, sample_weights)
+
+    def _step(
+        self, closure: Callable[[], Tensor], parameters: dict[Tensor, str], sample_weights: Tensor | None
+    ) -> Tensor:
+        settings = self._begin()
         evaluations = None
         if self.search is not None:
             whole = None if self._ranks is None else partial(whole_residuals, self._ranks)
@@ -301,7 +319,7 @@ class GGN(torch.optim.Optimizer):
                 "the closure returned a scalar, which looks like a loss: return the residuals f − y, one row a sample "
                 "(a single residual as residual.view(1))"
             )
-        if residuals.is_cuda and not self.capturable and torch.cuda.is_current_stream_capturing():
+        if not self.capturable and capturing(residuals.device):
             raise UnsupportedError("a CUDA graph can record a step only of an optimizer made with capturable=True")
         return residuals
 

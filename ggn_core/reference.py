@@ -39,7 +39,7 @@ def dense_step(model: nn.Module, inputs: object, targets: Tensor, lr: float, dam
     jacobian = dense_jacobian(model, inputs)
     with torch.no_grad():
         residuals = (call(model, inputs) - targets).reshape(-1)
-    damped = jacobian @ jacobian.T + damping * torch.eye(len(residuals), dtype=jacobian.dtype)
+    damped = jacobian @ jacobian.T + damping * torch.eye(len(residuals)).to(jacobian)
     change: Tensor = -lr * jacobian.T @ torch.linalg.solve(damped, residuals)
     return change
 

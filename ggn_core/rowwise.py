@@ -160,8 +160,8 @@ CONDITIONS: dict[str, Condition] = {
     **_numbered(_batches(4, 0, 1, 2), *(f"ScaledDotProduct{kernel}" for kernel in ATTENTION)),
     **_numbered(_off_the_leading_axis("dim0", "dim1"), "Transpose"),
     **_numbered(_permutation, "Permute"),
-    **_numbered(_layer_norm, "NativeLayerNorm"),
-    **_numbered(_batch_norm, "NativeBatchNorm"),
+    **_numbered(_layer_norm, "NativeLayerNorm", "FusedRmsNorm"),
+    **_numbered(_batch_norm, "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"),
     # over chosen dimensions; the forms that reduce everything have other numbers
     "SumBackward1": _off_the_leading_axis("dim"),
     "MeanBackward1": _off_the_leading_axis("dim"),

@@ -89,16 +89,28 @@ class SettingsReader:
     def _read(self, groups: Sequence[dict[str, Any]]) -> Settings:
         for group in groups:
             check(group, self._capturable)
-        rate, damping = groups[0]["lr"], _shared(groups, "damping", "one Gram matrix serves all parameter groups")
+        rate, damping = groups[0]["lr"], self._shared(groups, "damping", "one Gram matrix serves all parameter groups")
         return Settings(
-            lr=rate if all(_same(group["lr"], rate) for group in groups) else None,
+            lr=rate if all(self._same(group["lr"], rate) for group in groups) else None,
             largest_lr=None if self._capturable else float(max(group["lr"] for group in groups)),
             damping=damping if self._capturable else float(damping),
             momentum=any(group["momentum"] for group in groups),
             weight_decay=any(group["weight_decay"] for group in groups),
-            max_step_norm=_shared(groups, "max_step_norm", "it limits the step of all parameter groups together"),
-            step_length=_shared(groups, "step_length", "one search serves all parameter groups"),
+            max_step_norm=self._shared(groups, "max_step_norm", "it limits the step of all parameter groups together"),
+            step_length=self._shared(groups, "step_length", "one search serves all parameter groups"),
         )
+
+    def _shared(self, groups: Sequence[Mapping[str, Any]], name: str, reason: str) -> Any:
+        first = groups[0][name]
+        if not all(self._same(group[name], first) for group in groups):
+            raise SettingError(f"{reason}, so {name} must agree: {[group[name] for group in groups]}")
+        return first
+
+    def _same(self, value: Any, other: Any) -> bool:
+        """Tensors whose values are not looked at are the same if they are one tensor."""
+        if self._capturable and (isinstance(value, Tensor) or isinstance(other, Tensor)):
+            return value is other
+        return bool(value == other)
 
 
 _values = operator.itemgetter(*RANGES)
@@ -124,14 +136,3 @@ def check(group: Mapping[str, Any], capturable: bool) -> None:
             raise SettingError(f"{name} must be {words}, got {type(value).__name__} {value!r}")
         if not fits(value):
             raise SettingError(f"{name} must be {words}, got {value}")
-
-
-def _shared(groups: Sequence[Mapping[str, Any]], name: str, reason: str) -> Any:
-    first = groups[0][name]
-    if not all(_same(group[name], first) for group in groups):
-        raise SettingError(f"{reason}, so {name} must agree: {[group[name] for group in groups]}")
-    return first
-
-
-def _same(value: Any, other: Any) -> bool:
-    return value is other or bool(value == other)

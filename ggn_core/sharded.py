@@ -220,7 +220,7 @@ def _messages(sizes: Mapping[Key, int]) -> Iterator[list[Key]]:
 
 def _owners(blocks: Sequence[Block], ranks: int) -> list[int]:
     """For each block the rank that sums it up: the largest first, to whoever has least to do so far."""
-    flops = [block.plan().flops for block in blocks]
+    flops = [sum(plan.flops for plan in block.plans()) for block in blocks]
     load, owners = [0] * ranks, [0] * len(blocks)
     for index in sorted(range(len(blocks)), key=lambda i: -flops[i]):
         owners[index] = min(range(ranks), key=load.__getitem__)

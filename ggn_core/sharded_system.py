@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .choice import Choose
 from .errors import ResidualsError, SettingError
 from .jacobian import Jacobian
 from .linear_system import AssembledSystem, LinearSystem
@@ -31,10 +32,10 @@ class ShardedSystemMaker(SystemMaker):
         SettingError: The solver is another.
     """
 
-    def __init__(self, ranks: Ranks, solver: Solver, row_memory_gib: float):
+    def __init__(self, ranks: Ranks, solver: Solver, row_memory_gib: float, choose: Choose):
         if solver not in ("auto", "cholesky"):
             raise SettingError(f"with a group the Gram matrix is assembled: solver must be 'cholesky', not {solver!r}")
-        super().__init__("cholesky", row_memory_gib, False)
+        super().__init__("cholesky", row_memory_gib, False, choose=choose)
         self._ranks = ranks
 
     def __call__(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .capturable import solve_on_device
 from .capture import trace
+from .choice import Choose
 from .conjugate_gradient import ConjugateGradient
 from .errors import ResidualsError, SettingError, UnsupportedError
 from .jacobian import Linearizer
@@ -40,12 +41,13 @@ class SystemMaker:
         solver: See GGN.
         row_memory_gib: See GGN.
         capturable: See GGN.
+        choose: See GGN.
 
     Raises:
-        SettingError: The solver is not one of those, or not capturable.
+        SettingError: The solver is not one of those, or not capturable; or there is no such choice.
     """
 
-    def __init__(self, solver: Solver, row_memory_gib: float, capturable: bool):
+    def __init__(self, solver: Solver, row_memory_gib: float, capturable: bool, choose: Choose):
         if not (isinstance(solver, ConjugateGradient) or solver in ("auto", "cholesky", "cg")):
             raise SettingError(f"solver must be 'auto', 'cholesky', 'cg' or a ConjugateGradient, got {solver!r}")
         if not isinstance(row_memory_gib, int | float) or not row_memory_gib >= 0:
@@ -54,7 +56,7 @@ class SystemMaker:
             raise SettingError(f"solver {solver!r} iterates until a value says so: capturable takes 'cholesky' only")
         self._solver = "cholesky" if capturable else solver
         self._capturable = capturable
-        self._linearize = Linearizer(row_memory_gib * 2**30, by_values=not capturable)
+        self._linearize = Linearizer(row_memory_gib * 2**30, by_values=not capturable, choose=choose)
         self._workspace = Workspace()
 
     def evaluation(self) -> AbstractContextManager[None]:

@@ -218,7 +218,7 @@ class TwoTables(nn.Module):
         self.head = nn.Linear(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = torch.arange(x.shape[1])
+        places = torch.arange(x.shape[1], device=x.device)
         h = self.table(x) + self.position(places) + self.table(x.flip(1)).sin()
         return self.head(h.tanh().mean(1))
 

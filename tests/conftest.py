@@ -1,4 +1,4 @@
-"""What the harness tests share: an empty working folder with a migrated MLflow database, and a small disk."""
+"""What tests share: an empty working folder with a migrated MLflow database, a small disk, and the need for a GPU."""
 
 import shutil
 import signal
@@ -10,6 +10,15 @@ import pytest
 
 # A shell starts its background jobs with SIGINT ignored, and so does all that they start: tests interrupt processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is false")
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf", "output_shape",
-    "saved",
+    "HALF", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf",
+    "output_shape", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]
@@ -49,16 +50,31 @@ class Parameters:
 
 
 def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
-    """The parameter that enters the graph at ``node``, if it is one of ``parameters``."""
-    if node is None or not is_leaf(node):
+    """The parameter that enters the graph at ``node``, if it is one of ``parameters``; it may be cast there."""
+    if node is None:
         return None
+    if not is_leaf(node):
+        return _cast(node, leaf(node.next_functions[0][0], parameters)) if node.name() == "ToCopyBackward0" else None
     variable: Tensor = node.variable  # type: ignore[attr-defined]
     return variable if variable in parameters else None
+
+
+def _cast(node: Node, parameter: Tensor | None) -> Tensor | None:
+    """The parameter, if its copy there is in half precision, itself not, both on one device: autocast makes such."""
+    copy = node._input_metadata[0]
+    if parameter is None or parameter.dtype in HALF or parameter.device != copy.device:
+        return None
+    return parameter if copy.dtype in HALF else None
 
 
 def saved(node: Node, name: str) -> Any:
     """What autograd saved in a node for the backward pass: a tensor, or a plain argument."""
     return getattr(node, f"_saved_{name}")
+
+
+def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """What meets in the Jacobian rows of a parameter: from half precision, as under autocast, to the parameter's."""
+    return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype)) if tensor.dtype in HALF else tensor
 
 
 def output_shape(node: Node) -> tuple[int, ...]:
@@ -169,15 +185,17 @@ class Use(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a block adds its share of the Gram matrix; for ``explain``.
+    """How a block adds some parameters' share of the Gram matrix; for ``explain``.
 
     Attributes:
+        parameters: Whose.
         rule: A few words.
         why: The reason for this way rather than another.
         flops: Of the Gram products, a multiply-add counted as two, over the lower triangle.
         memory: Bytes kept for the update.
     """
 
+    parameters: tuple[Tensor, ...]
     rule: str
     why: str
     flops: int
@@ -191,8 +209,8 @@ class Block(Protocol):
     def parameters(self) -> tuple[Tensor, ...]:
         """The parameters."""
 
-    def plan(self) -> Plan:
-        """What ``add_gram_`` does."""
+    def plans(self) -> Sequence[Plan]:
+        """What ``add_gram_`` does, part by part."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -38,11 +38,12 @@ class DenseBlock:
     def parameters(self) -> tuple[Tensor, ...]:
         return tuple(p for _, parameters in self.matrices for p in parameters)
 
-    def plan(self) -> Plan:
-        entries = sum(matrix.shape[1] for matrix, _ in self.matrices)
-        total = self.rows[0] * self.rows[1]
-        memory = sum(matrix.nbytes for matrix, _ in self.matrices)
-        return Plan("explicit rows", "one gradient a sample and output, and their products", total**2 * entries, memory)
+    def plans(self) -> list[Plan]:
+        why = "one gradient a sample and output, and their products"
+        return [
+            Plan(tuple(parameters), "explicit rows", why, len(matrix) * matrix.numel(), matrix.nbytes)
+            for matrix, parameters in self.matrices
+        ]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -155,6 +155,19 @@ def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
     return _use(node, ((1, weight, _trailing(weight, shape), normalized), (2, bias, _trailing(bias, shape), _one)))
 
 
+def _rms_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
+    """The fused kernel of GPUs; elsewhere the normalization is made of products."""
+    shape = output_shape(node)
+    weight = leaf(edges[1][0], parameters)
+
+    def normalized() -> Tensor:
+        x: Tensor = saved(node, "input")
+        over = len(saved(node, "normalized_shape"))
+        return x.mul(saved(node, "result1").view(*shape[:-over], *(1,) * over))
+
+    return _use(node, ((1, weight, _trailing(weight, shape), normalized),))
+
+
 def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """In evaluation mode the running statistics are constants; in training mode this rule does not apply."""
     if saved(node, "training"):
@@ -165,7 +178,8 @@ def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
         mean, var, by_channel = saved(node, "running_mean"), saved(node, "running_var"), _channel(shape)
-        return x.sub(mean.view(by_channel)).mul_((var + saved(node, "eps")).rsqrt().view(by_channel))
+        eps = saved(node, "eps" if node.name().startswith("Native") else "epsilon")  # cuDNN's and MIOpen's name for it
+        return x.sub(mean.view(by_channel)).mul_((var + eps).rsqrt().view(by_channel))
 
     return _use(node, ((1, weight, _channel(shape), normalized), (2, bias, _channel(shape), _one)))
 
@@ -187,6 +201,9 @@ RECOGNISERS = {
     "AddBackward0": _addition,
     "SubBackward0": _subtraction,
     "NativeLayerNormBackward0": _layer_norm,
+    "FusedRmsNormBackward0": _rms_norm,
     "NativeBatchNormBackward0": _batch_norm,
+    "CudnnBatchNormBackward0": _batch_norm,
+    "MiopenBatchNormBackward0": _batch_norm,
     "PreluKernelBackward0": _prelu,
 }

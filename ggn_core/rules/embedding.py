@@ -76,10 +76,10 @@ class EmbeddingBlock:
     def parameters(self) -> tuple[Tensor, ...]:
         return (self.weight,)
 
-    def plan(self) -> Plan:
+    def plans(self) -> list[Plan]:
         o, n, t, d = self.cotangents.shape
         why = f"{t} look-ups a sample meet where they look up the same row"
-        return Plan("look-ups", why, 2 * (o * n * t) ** 2 * d, self.cotangents.nbytes)
+        return [Plan(self.parameters, "look-ups", why, 2 * (o * n * t) ** 2 * d, self.cotangents.nbytes)]
 
     @property
     def dtype(self) -> torch.dtype:

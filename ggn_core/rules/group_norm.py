@@ -61,8 +61,7 @@ class GroupNormUse:
 
     def _weight_gradients(self, cotangent: Tensor) -> Tensor:
         """Each row's own gradient of the weight, (R, c), for a cotangent (R, c, …)."""
-        x: Tensor = saved(self.node, "input")
-        mean, rstd = saved(self.node, "result1"), saved(self.node, "result2")  # (R, groups)
+        x, mean, rstd = (saved(self.node, name).to(cotangent.dtype) for name in ("input", "result1", "result2"))
         rows, channels = x.shape[:2]
         gradients: Tensor = torch.ops.aten.native_group_norm_backward(
             cotangent.contiguous().view(1, rows * channels, -1),

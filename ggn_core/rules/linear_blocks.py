@@ -3,11 +3,14 @@
 A leading dimension of 1 serves all outputs k: the layer's input does not depend on which of them is differentiated.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..choice import COUNTED, Choice, Chooser
 from .base import WHOLE, Block, Layout, Plan, Rows, cut
 from .dense import DenseBlock
 from .linear import LinearUse
@@ -52,7 +55,7 @@ class LinearBlock:
         """Bytes of what is not in the graph already: the cotangents."""
         return max(self.left.nbytes, self.right.nbytes) if self.flipped else self.left.nbytes
 
-    def plan(self) -> Plan:
+    def plans(self) -> list[Plan]:
         raise NotImplementedError
 
     def add_gram_(self, gram: Tensor) -> None:
@@ -123,9 +126,9 @@ class LinearBlock:
 class VectorBlock(LinearBlock):
     """One position a sample: factors (o or 1, n, p) and (o or 1, n, d)."""
 
-    def plan(self) -> Plan:
+    def plans(self) -> list[Plan]:
         flops = sum((len(side) * side.shape[1]) ** 2 * side.shape[2] for side in (self.left, self.right))
-        return Plan("product of two Grams", "one position a sample", flops, self.memory)
+        return [Plan(self.parameters, "product of two Grams", "one position a sample", flops, self.memory)]
 
     def add_gram_(self, gram: Tensor) -> None:
         """The product, element by element, of two small Grams: (g_i · g_j)(a_i · a_j + 1), the 1 being the bias's."""
@@ -133,20 +136,40 @@ class VectorBlock(LinearBlock):
 
 
 class SequenceBlock(LinearBlock):
-    """Several positions a sample: factors (o or 1, n, T, p) and (o or 1, n, T, d)."""
+    """Several positions a sample: factors (o or 1, n, T, p) and (o or 1, n, T, d).
 
-    def plan(self) -> Plan:
-        ghost, materialized = self._multiply_adds()
-        t = self.left.shape[2]
-        compared = f"{t} positions: {2 * ghost / 1e9:.3g} GFLOP as a ghost, {2 * materialized / 1e9:.3g} materialized"
-        rule = "ghost" if self._ghost_is_cheaper() else "materialized"
-        return Plan(rule, compared, 2 * min(ghost, materialized), self.memory)
+    Args:
+        choose: Chooses between the two ways to the Gram matrix.
+        *block: As for LinearBlock.
+    """
+
+    def __init__(self, *block: Any, choose: Chooser = COUNTED):
+        super().__init__(*block)
+        self._choose = choose
+
+    def plans(self) -> list[Plan]:
+        choice = self._choice
+        return [Plan(self.parameters, choice.way, choice.why, 2 * self._multiply_adds()[choice.way], self.memory)]
 
     def add_gram_(self, gram: Tensor) -> None:
-        if self._ghost_is_cheaper():
-            self._add_ghost_(gram)
-        else:
-            self._add_materialized_(gram)
+        self._ways[self._choice.way](gram)
+
+    @property
+    def _ways(self) -> dict[str, Callable[[Tensor], None]]:
+        return {"ghost": self._add_ghost_, "materialized": self._add_materialized_}
+
+    @cached_property
+    def _choice(self) -> Choice:
+        counts, t = self._multiply_adds(), self.left.shape[2]
+        gflop = {way: f"{2 * count / 1e9:.3g}" for way, count in counts.items()}
+        why = f"{t} positions: {gflop['ghost']} GFLOP as a ghost, {gflop['materialized']} materialized"
+        sides = [(side.shape, side.stride(), side.dtype) for side in (self.left, self.right)]
+        key = ("sequence", *sides, self.bias is None)
+        ways = {way: partial(self._try, add_) for way, add_ in self._ways.items()}
+        return self._choose(Choice(min(counts, key=counts.__getitem__), why), key, ways, self.left.device)
+
+    def _try(self, add_gram_: Callable[[Tensor], None]) -> None:
+        add_gram_(self.left.new_zeros(self.rows.total, self.rows.total))
 
     def _add_ghost_(self, gram: Tensor) -> None:
         """Without forming any sample's gradient: Σ_{t,s} (g_it · g_js)(a_it · a_js + 1)."""
@@ -166,17 +189,13 @@ class SequenceBlock(LinearBlock):
         if self.bias is not None:
             add_outer_(gram, self.left.sum(2).flatten(0, 1))
 
-    def _ghost_is_cheaper(self) -> bool:
-        ghost, materialized = self._multiply_adds()
-        return ghost < materialized
-
-    def _multiply_adds(self) -> tuple[int, int]:
+    def _multiply_adds(self) -> dict[str, int]:
         """Of both ways: T² pairs of positions, or one gradient a sample and the Gram of those; half of each Gram."""
         lead, n, t, p = self.left.shape
         d, o = self.right.shape[3], self.rows.outputs
         ghost = t * t * ((lead * n) ** 2 * p + (self.right.shape[0] * n) ** 2 * d) // 2
         materialized = o * n * t * d * p + (o * n) ** 2 * d * p // 2
-        return ghost, materialized
+        return {"materialized": materialized, "ghost": ghost}
 
 
 Pair = tuple[Tensor, Tensor]
@@ -224,13 +243,19 @@ class _Products:
         return products.add_(self.plus) if self.plus else products
 
 
-def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], parameters: Container[Tensor], rows: Rows) -> list[Block]:
+def blocks(
+    uses: Sequence[tuple[LinearUse, Tensor, Layout]],
+    parameters: Container[Tensor],
+    rows: Rows,
+    choose: Chooser = COUNTED,
+) -> list[Block]:
     """Lays the uses of each parameter end to end and pairs a bias with its weight where both are always used together.
 
     Args:
         uses: Each use with its cotangent (o, R, p) and the layout of its R rows.
         parameters: The parameters to make blocks of; others are passed over.
         rows: The shape of the residuals.
+        choose: Chooses between the ways to the Gram matrix of several positions.
     """
     of_weight: dict[Tensor, list[int]] = {}
     of_bias: dict[Tensor, list[int]] = {}
@@ -251,7 +276,7 @@ def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], parameters: Contain
             paired.add(bias)
         else:
             bias = None
-        made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows))
+        made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
     for bias, indices in of_bias.items():
         if bias not in paired:
             summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
@@ -259,11 +284,18 @@ def blocks(uses: Sequence[tuple[LinearUse, Tensor, Layout]], parameters: Contain
     return made
 
 
-def _block(factors: Sequence[Pair], weight: Tensor, bias: Tensor | None, flipped: bool, rows: Rows) -> LinearBlock:
+def _block(
+    factors: Sequence[Pair],
+    weight: Tensor,
+    bias: Tensor | None,
+    flipped: bool,
+    rows: Rows,
+    choose: Chooser = COUNTED,
+) -> LinearBlock:
     """Factors of all uses, each (o or 1, n, T, ·), in one block."""
     left, right = _end_to_end(factors)
     if left.shape[2] > 1:
-        return SequenceBlock(left, right, weight, bias, flipped, rows)
+        return SequenceBlock(left, right, weight, bias, flipped, rows, choose=choose)
     return VectorBlock(left.squeeze(2), right.squeeze(2), weight, bias, flipped, rows)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import WHOLE, Plan, Rows
 from .triangle import add_outer_
 
-__all__ = ["RecomputedBlock"]
+__all__ = ["BYTES_AT_ONCE", "RecomputedBlock", "parts"]
 
 BYTES_AT_ONCE = 2**28  # of rows, as far as the leading dimension can be divided
 
@@ -39,16 +39,17 @@ class RecomputedBlock:
     def dtype(self) -> torch.dtype:
         return self.parameter.dtype
 
-    def plan(self) -> Plan:
+    def plans(self) -> list[Plan]:
         why = "one gradient a sample and output, formed twice: to keep them would take more memory than allowed"
-        return Plan("explicit rows, not kept", why, self._rows.total**2 * self.parameter.numel(), 0)
+        flops = self._rows.total**2 * self.parameter.numel()
+        return [Plan(self.parameters, "explicit rows, not kept", why, flops, 0)]
 
     def add_gram_(self, gram: Tensor) -> None:
-        for part in self._parts():
+        for part in parts(self.parameter, self._rows.total):
             add_outer_(gram, self._matrix(part))
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-        columns = torch.cat([v.flatten() @ self._matrix(part) for part in self._parts()])
+        columns = torch.cat([v.flatten() @ self._matrix(part) for part in parts(self.parameter, self._rows.total)])
         return [(self.parameter, columns.view(self.parameter.shape))]
 
     def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
@@ -56,22 +57,26 @@ class RecomputedBlock:
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         u = direction[self.parameter].to(self.dtype)
-        products = [self._matrix(part) @ (u if part == WHOLE else u[part]).reshape(-1) for part in self._parts()]
+        products = [
+            self._matrix(part) @ (u if part == WHOLE else u[part]).reshape(-1)
+            for part in parts(self.parameter, self._rows.total)
+        ]
         return sum(products[1:], start=products[0]).view(self._rows.outputs, self._rows.samples)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         ((parameter, part),) = self.transposed(v)
         parameter.add_(part, alpha=alpha)
 
-    def _parts(self) -> Iterator[slice]:
-        """Of the leading dimension."""
-        leading = self.parameter.shape[0] if self.parameter.dim() else 1
-        step = max(1, BYTES_AT_ONCE * leading // max(1, self._rows.total * self.parameter.nbytes))
-        if step >= leading:
-            yield WHOLE
-            return
-        for start in range(0, leading, step):
-            yield slice(start, min(start + step, leading))
-
     def _matrix(self, part: slice) -> Tensor:
         return self.explicit_rows(self.parameter, part).reshape(self._rows.total, -1)  # (o, n, *shape) -> (o n, m)
+
+
+def parts(parameter: Tensor, rows: int) -> Iterator[slice]:
+    """Of the parameter's leading dimension, so that that many rows of one do not take more bytes than may exist."""
+    leading = parameter.shape[0] if parameter.dim() else 1
+    step = max(1, BYTES_AT_ONCE * leading // max(1, rows * parameter.nbytes))
+    if step >= leading:
+        yield WHOLE
+        return
+    for start in range(0, leading, step):
+        yield slice(start, min(start + step, leading))

@@ -20,6 +20,7 @@ from ggn_core import GGN, Armijo, ConjugateGradient, DampingScheduler, NonFinite
 from ggn_core.capturable import solve_on_device
 from ggn_core.reference import dense_step
 from ggn_core.solve import solve_damped
+from ggn_core.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -248,10 +249,23 @@ def test_a_copy_is_capturable_too(copied: Callable[[GGN], GGN]) -> None:
     copy_.step(lambda: model(x) - y * torch.nan)
 
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_recording_gets_matrices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes to them whenever it is replayed; those that are kept go when a batch has another size."""
+    capturing, workspace = False, Workspace()
+    monkeypatch.setattr("ggn_core.workspace.capturing", lambda _: capturing)
+
+    def matrix() -> Tensor:
+        return workspace.square("any", 3, torch.float64, torch.device("meta"))
+
+    kept = matrix()
+    capturing = True
+    assert matrix() is not kept
+    assert matrix() is not matrix()
+    capturing = False
+    assert matrix() is kept
 
 
-@cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("settings", REPERTOIRE.values(), ids=REPERTOIRE)
 def test_a_cuda_graph_replays_steps(settings: dict[str, Any]) -> None:
     model = _mlp().cuda()
@@ -281,7 +295,7 @@ def test_a_cuda_graph_replays_steps(settings: dict[str, Any]) -> None:
         assert relative_error(flat(model), flat(twin)) < 1e-8
 
 
-@cuda
+@pytest.mark.cuda
 def test_an_ordinary_step_cannot_be_recorded() -> None:
     model, (x, y) = _mlp().cuda(), (part.cuda() for part in _data())
     optimizer = GGN(model)

@@ -1,8 +1,12 @@
 """Each parameter is served by the rule it should be; exact results cannot show it, for the generic rule is exact."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from cases import CASES, Case
+from compared import relative_error
+from torch import Tensor, nn
 
 from ggn_core import gram, jacobian
 from ggn_core.capture import named_trainable
@@ -57,8 +61,8 @@ def _block(positions: int, width: int) -> SequenceBlock:
 
 
 def test_few_wide_positions_are_ghosts_and_many_narrow_ones_are_materialized() -> None:
-    assert _block(positions=2, width=64)._ghost_is_cheaper()
-    assert not _block(positions=40, width=3)._ghost_is_cheaper()
+    assert _block(positions=2, width=64).plans()[0].rule == "ghost"
+    assert _block(positions=40, width=3).plans()[0].rule == "materialized"
 
 
 def test_materializing_piece_by_piece_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +99,40 @@ def test_the_triangle_may_be_summed_up_in_small_blocks(
     monkeypatch.setattr(triangle, "BLOCK_COLUMNS", 4)
     monkeypatch.setattr(triangle, "LEAST_WORK", 0)
     assert torch.allclose(gram(model, inputs), exact, rtol=1e-10, atol=1e-10 * float(exact.abs().max()))
+
+
+@pytest.fixture
+def _cudnn() -> Iterator[None]:
+    """The kernel of batch normalization that GPUs have, computed by this device's own: its node has other names."""
+
+    def batch_norm(x: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+        return *torch.native_batch_norm(x, *arguments), x.new_empty(0)  # type: ignore[call-overload]
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("cudnn_batch_norm", batch_norm, "CPU")
+    yield
+    library._destroy()
+
+
+class CudnnBatchNorm(nn.BatchNorm2d):
+    """In evaluation mode, as it runs on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        constants = self.weight, self.bias, self.running_mean, self.running_var
+        output: Tensor = torch.cudnn_batch_norm(x, *constants, False, 0.1, self.eps)[0]
+        return output
+
+
+@pytest.mark.usefixtures("_cudnn")
+def test_batch_norm_of_gpus_has_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    norm = CudnnBatchNorm(3).double().eval()
+    for parameter in (*norm.parameters(), norm.running_mean, norm.running_var):
+        nn.init.uniform_(parameter, 0.5, 2.0)
+    first, last = nn.Conv2d(2, 3, 3), nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Linear(27, 2))
+    model, plain = (nn.Sequential(first, middle, last).double() for middle in (norm, nn.BatchNorm2d(3).eval()))
+    plain[1].load_state_dict(norm.state_dict())
+    x = torch.randn(5, 2, 5, 5).double()
+    monkeypatch.setattr("ggn_core.layout._tested", lambda *_: pytest.fail("was not proved to keep samples apart"))
+    monkeypatch.setattr(jacobian, "generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
+    assert relative_error(gram(model, x), dense_gram(plain, x)) < 1e-10

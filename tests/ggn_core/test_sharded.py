@@ -186,7 +186,7 @@ def test_a_wide_layer_goes_by_its_factors_and_a_narrow_one_by_columns(inputs: in
 
 
 def test_layers_are_spread_by_their_flops() -> None:
-    blocks: list[Any] = [SimpleNamespace(plan=lambda f=flops: SimpleNamespace(flops=f)) for flops in (3, 8, 4, 5)]
+    blocks: list[Any] = [SimpleNamespace(plans=lambda f=flops: [SimpleNamespace(flops=f)]) for flops in (3, 8, 4, 5)]
     assert _owners(blocks, 2) == [0, 0, 1, 1]  # 8 + 3 against 5 + 4
 
 
