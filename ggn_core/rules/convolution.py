@@ -10,16 +10,16 @@ one on a CPU, and asks of the device nothing but matrix products.
 """
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
 
 from ..choice import Choice, Chooser
-from .base import WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved
+from .base import WHOLE, Layout, cut, saved
 from .recomputed import BYTES_AT_ONCE, parts
+from .weight_and_bias import WeightAndBias
 
 __all__ = ["RECOGNISERS", "ConvolutionUse"]
 
@@ -28,41 +28,14 @@ COUNTED = Choice(FOLDED, "as many operations as unfolded, and fewer bytes")
 
 
 @dataclass(frozen=True, eq=False)
-class ConvolutionUse:
+class ConvolutionUse(WeightAndBias):
     """One convolution.
 
     Attributes:
-        node: The convolution's node, which holds its input and settings.
-        weight: If trainable.
-        bias: If trainable.
-        handled: Positions of both among the node's inputs.
         choice: Of the way to the weight's rows.
     """
 
-    node: Node
-    weight: Tensor | None
-    bias: Tensor | None
-    handled: tuple[int, ...]
     choice: Choice = COUNTED
-
-    @property
-    def edge(self) -> GradientEdge:
-        return GradientEdge(self.node, 0)
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return tuple(p for p in (self.weight, self.bias) if p is not None)
-
-    def layouts(self, samples: int) -> Sequence[Layout]:
-        return Layout.along(0, output_shape(self.node)[0], samples)
-
-    def without(self, parameters: Container[Tensor]) -> "ConvolutionUse | None":
-        kept = replace(
-            self,
-            weight=None if self.weight in parameters else self.weight,
-            bias=None if self.bias in parameters else self.bias,
-        )
-        return kept if kept.parameters else None
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         if parameter is self.bias:
@@ -154,12 +127,4 @@ class ConvolutionUse:
         return replace(self, choice=choice)
 
 
-def _convolution(node: Node, edges: Edges, parameters: Parameters) -> ConvolutionUse | None:
-    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
-    if weight is None and bias is None:
-        return None
-    handled = ((1,) if weight is not None else ()) + ((2,) if bias is not None else ())
-    return ConvolutionUse(node, weight, bias, handled)
-
-
-RECOGNISERS = {"ConvolutionBackward0": _convolution}
+RECOGNISERS = {"ConvolutionBackward0": ConvolutionUse.recognised}

@@ -5,52 +5,17 @@ just that, without forming x̂, when the samples are folded into the channels: o
 groups, whose weight gradient has one entry a row and a channel.
 """
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
 
-from .base import WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved
+from .base import WHOLE, Layout, cut, saved
+from .weight_and_bias import WeightAndBias
 
 __all__ = ["RECOGNISERS", "GroupNormUse"]
 
 
-@dataclass(frozen=True, eq=False)
-class GroupNormUse:
-    """One group normalization of an input (R, c, …).
-
-    Attributes:
-        node: Holds the input, its means and its inverse deviations.
-        weight: Of shape (c,), if trainable.
-        bias: Of shape (c,), if trainable.
-        handled: Positions of both among the node's inputs.
-    """
-
-    node: Node
-    weight: Tensor | None
-    bias: Tensor | None
-    handled: tuple[int, ...]
-
-    @property
-    def edge(self) -> GradientEdge:
-        return GradientEdge(self.node, 0)
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return tuple(p for p in (self.weight, self.bias) if p is not None)
-
-    def layouts(self, samples: int) -> Sequence[Layout]:
-        return Layout.along(0, output_shape(self.node)[0], samples)
-
-    def without(self, parameters: Container[Tensor]) -> "GroupNormUse | None":
-        left = replace(
-            self,
-            weight=None if self.weight in parameters else self.weight,
-            bias=None if self.bias in parameters else self.bias,
-        )
-        return left if left.parameters else None
+class GroupNormUse(WeightAndBias):
+    """One group normalization; its node holds the input, the groups' means and their inverse deviations."""
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         if parameter is self.bias:
@@ -78,12 +43,4 @@ class GroupNormUse:
         return gradients.view(rows, channels)
 
 
-def _group_norm(node: Node, edges: Edges, parameters: Parameters) -> GroupNormUse | None:
-    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
-    if weight is None and bias is None:
-        return None
-    handled = ((1,) if weight is not None else ()) + ((2,) if bias is not None else ())
-    return GroupNormUse(node, weight, bias, handled)
-
-
-RECOGNISERS = {"NativeGroupNormBackward0": _group_norm}
+RECOGNISERS = {"NativeGroupNormBackward0": GroupNormUse.recognised}
