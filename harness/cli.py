@@ -493,7 +493,11 @@ def _first_line(model: type) -> str:
 
 def _defaults(model: Any) -> dict[str, Any]:
     return {
-        key: "required" if field.is_required() else field.default
+        key: "required"
+        if field.is_required()
+        else str(field.default)
+        if isinstance(field.default, Path)
+        else field.default
         for key, field in model.model_fields.items()
         if key not in ("name", "digest")
     }

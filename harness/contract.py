@@ -353,7 +353,7 @@ def _after_an_error(code: OwnCode) -> None:
 
 
 def _model(code: OwnCode, seed: int = 0, inputs: int = 4, outputs: int = 1) -> nn.Module:
-    return own_model(code, inputs, outputs, seed)
+    return own_model(code, (inputs,), outputs, seed)
 
 
 def _shapes(code: OwnCode) -> None:

@@ -38,6 +38,7 @@ class Course:
     Attributes:
         columns: Of the curve so far.
         resumed_after: Epochs after which another process went on.
+        earlier_seconds: Wall time of the processes before this one, up to where this one took over.
     """
 
     def __init__(self, trial: TrainingTrial, problem: Problem, model: nn.Module):
@@ -48,6 +49,8 @@ class Course:
         self._epoch, self._seconds = 0, 0.0
         self.columns: dict[str, list[float]] = {name: [] for name in Curve.model_fields}
         self.resumed_after: list[int] = []
+        self.earlier_seconds = 0.0
+        self._clock = time.monotonic()
 
     def run(self, checkpoint: Checkpoint | None = None) -> tuple[Outcome, str]:
         """Trains to the end of the budget, or to the point where the loss has left all bounds: how it ended, and why.
@@ -109,6 +112,7 @@ class Course:
             "columns": self.columns,
             "epoch": self._epoch,
             "seconds": self._seconds,
+            "wall_seconds": self.earlier_seconds + time.monotonic() - self._clock,
             "resumed_after": self.resumed_after,
         }
 
@@ -121,6 +125,7 @@ class Course:
             torch.cuda.set_rng_state(state["random_cuda"], self._trial.device)
         self.columns, self._epoch, self._seconds = state["columns"], state["epoch"], state["seconds"]
         self.resumed_after = [*state["resumed_after"], self._epoch]
+        self.earlier_seconds = state["wall_seconds"]
 
 
 def _prefetched(samples: Samples, batch_size: int, order: torch.Generator) -> Iterator[list[Batch]]:

@@ -32,13 +32,13 @@ METHODS, MODELS = "ggn.methods", "ggn.models"  # groups of entry points, and wha
 
 FIRST = ("model", "module", "params", "parameters")  # what a method's first parameter may be called
 DIMENSIONS = ("inputs", "outputs")  # what a model is made for
-OFFERED = ("seed", "generator")  # given to a model that asks for it
+OFFERED = ("seed", "generator", "shape")  # given to a model that asks for it
 
 EXPECTED = {
     METHODS: "expected factory(model, **settings), which gives an object with step(inputs, targets), or "
     "factory(params, **settings), which gives a torch.optim.Optimizer",
-    MODELS: "expected function(inputs, outputs, **options), which gives a torch.nn.Module; it may also take seed or "
-    "generator",
+    MODELS: "expected function(inputs, outputs, **options), which gives a torch.nn.Module; it may also take seed, "
+    "generator or shape",
 }
 
 Parameters = dict[str, inspect.Parameter]

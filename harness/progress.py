@@ -64,7 +64,11 @@ class Reporter:
         if self._plain and not reused and (time.monotonic() - self._last_line > 1 or self._done == self.total):
             self._last_line = time.monotonic()
             line = f"[{self._done}/{self.total}] {role}: {trial.title}: {result.outcome}, {result.wall_seconds:.1f} s"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.note(line + "".join(f", gone on after epoch {epoch}" for epoch in result.resumed_after))
+
+    def note(self, message: str) -> None:
+        """Shows what is no warning, in one line, whatever the width."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         warn(self.console, message)

@@ -16,7 +16,7 @@ from .interrupts import put_off
 from .progress import Reporter
 from .store import Store
 from .suite import Suite
-from .sweep import EVALUATION, Obtain, check
+from .sweep import EVALUATION, Obtain, check, data_key
 from .tracking import Tracker, TrackingError
 from .trial import AnyTrial, Outcome, TrainingTrial, TrialResult
 
@@ -75,6 +75,7 @@ class Runner:
         self._untagged: list[TrialResult] = []  # recorded before, without the claims that they serve now
         self._leave_alone_until = 0.0
         self._told: set[str] = set()
+        self._pixels: dict[str, str] = {}
         self._engine: Engine
 
     def run(self, walk: Callable[[Obtain], None]) -> None:
@@ -83,7 +84,10 @@ class Runner:
         Raises:
             UserError: The suite does not fit its data, or is being run in this folder already.
         """
-        check(self.suite)
+        checked = check(self.suite)
+        self._pixels = checked.pixels
+        for line in checked.found:
+            self.reporter.note(line)
         engine = open_engine(self._options, self.suite, self.store, self.reporter.warn)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter, engine as self._engine:
             self.store.remember(self.suite, self.tracker.claims)
@@ -164,7 +168,7 @@ class Runner:
         return None if known is None or self._runs_again(known, role) else known
 
     def _runs_again(self, known: TrialResult, role: str) -> bool:
-        if known.outcome in (Outcome.KILLED, Outcome.SKIPPED):
+        if known.outcome in (Outcome.KILLED, Outcome.SKIPPED) or self._saw_other_pixels(known):
             return True
         match self.again:
             case Again.NONE:
@@ -177,6 +181,11 @@ class Runner:
                 return self._lacks_model(known, role)
             case Again.ALL:
                 return True
+
+    def _saw_other_pixels(self, known: TrialResult) -> bool:
+        """Whether an image was replaced by another of its name and size, or is decoded in another way now."""
+        now = self._pixels.get(data_key(known.trial.problem)) if self._pixels else None
+        return now is not None and known.data is not None and known.data.digest != now
 
     def _fetch(self, trial: AnyTrial) -> TrialResult | None:
         """What MLflow has of a trial; where the server fails, it counts as not run."""

@@ -5,6 +5,7 @@ The same words serve the command line (``--set problem.width=256 --only method=g
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -60,7 +61,14 @@ def set_value(raw: dict[str, Any], change: str) -> None:
         holder = holder[key]
         if not isinstance(holder, dict):
             raise UserError(f"--set {change}: '{key}' is no mapping in this suite, set it whole")
-    holder[key] = value
+    holder[key] = _from_here(value) if key == "path" else value
+
+
+def _from_here(path: Any) -> Any:
+    """A path that is typed starts from the working folder, one in a suite file from that file's."""
+    if isinstance(path, list):
+        return [_from_here(one) for one in path]
+    return str(Path.cwd() / Path(path).expanduser()) if isinstance(path, str) else path
 
 
 def _first(keys: list[str], holder: dict[str, Any]) -> tuple[str, list[str]]:

@@ -70,11 +70,12 @@ def step_error(model: nn.Module, batch: Batch, damping: float, solver: Solver = 
     parameters = sum(p.numel() for p in model.parameters())
     samples = max(1, min(len(batch.inputs), 16, DENSE_ELEMENTS // (parameters * batch.targets.shape[1])))
     inputs, targets = batch.inputs[:samples], batch.targets[:samples]
-    double = copy.deepcopy(model).double()
-    exact = dense_step(double, inputs.double(), targets.double(), lr=1.0, damping=damping)
-    # The step is taken on a copy in the trial's dtype; the difference of the weights is exact enough in float64.
+    # The step is taken on a copy in the trial's dtype; the difference of the weights is exact enough in float64. It
+    # comes first: of a network that it refuses, as one with BatchNorm, there is no dense step either.
     stepped = copy.deepcopy(model)
     GGN(stepped, lr=1.0, damping=damping, solver=solver).step(lambda: stepped(inputs) - targets)
+    double = copy.deepcopy(model).double()
+    exact = dense_step(double, inputs.double(), targets.double(), lr=1.0, damping=damping)
     change = torch.cat(
         [
             (after.detach().double() - before.detach().double()).flatten()

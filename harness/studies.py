@@ -130,7 +130,13 @@ Study: TypeAlias = _Study[Any, Any]
 
 
 def study(suite: Suite) -> Study:
-    """The study of a suite, with nothing found yet."""
+    """The study of a suite, with nothing found yet.
+
+    Raises:
+        UserError: Data are not there by which trials are told apart.
+    """
+    for problem in suite.problem:
+        problem.require()
     if isinstance(suite, TrainingSuite):
         return TrainingStudy(suite)
     if isinstance(suite, TheorySuite):

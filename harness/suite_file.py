@@ -217,7 +217,10 @@ def _combinations(
             f"{path}: problem '{name}': {', '.join(network)} are the built-in model's, not those of 'model'"
         )
     if "path" in axes:  # relative to the suite file, wherever the command is typed
-        axes["path"] = tuple(str((path.parent / str(value)).resolve()) for value in axes["path"])
+        axes["path"] = tuple(
+            value if value is None else str((path.parent / Path(str(value)).expanduser()).resolve())
+            for value in axes["path"]
+        )
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
 
@@ -292,9 +295,10 @@ def _placed(path: Path) -> Iterator[None]:
 
 
 def _refuse_unknown_keys(entry: Mapping[str, Any], model: type[BaseModel], where: str, path: Path) -> None:
+    allowed = [key for key in model.model_fields if key != "digest"]  # which is found, not given
     for key in entry:
-        if key not in model.model_fields:
-            raise UserError(f"{path}: {where}: {unknown_name('key', str(key), model.model_fields)}")
+        if key not in allowed:
+            raise UserError(f"{path}: {where}: {unknown_name('key', str(key), allowed)}")
 
 
 def _is_tuple_field(model: type[BaseModel], key: str) -> bool:

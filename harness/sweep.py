@@ -3,16 +3,19 @@
 The same walk serves running and reporting; they differ in where a trial's result comes from.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from .errors import UserError
 from .methods import MethodConfig, make_method
 from .plugins import OwnCode
-from .problems import Problem, make_problem
+from .problems import Problem, ProblemConfig, make_problem
+from .problems.image_configs import ImageFolder
 from .stepcost_suite import StepCostSuite
 from .suite import Cell, Suite
 from .theory_suite import TheorySuite
@@ -20,7 +23,7 @@ from .training_suite import TrainingSuite
 from .trial import AnyTrial, TrialResult
 from .tuning import Candidate, best
 
-__all__ = ["EVALUATION", "TUNING", "Contender", "Costs", "Obtain", "check", "survey", "sweep"]
+__all__ = ["EVALUATION", "TUNING", "Contender", "Costs", "Obtain", "check", "data_key", "survey", "sweep"]
 
 EVALUATION, TUNING = "evaluation", "tuning"
 
@@ -68,14 +71,36 @@ class Costs:
     results: list[TrialResult]
 
 
-def check(suite: Suite) -> None:
+class Checked(NamedTuple):
+    """What a look at a suite's data has shown.
+
+    Attributes:
+        found: What there is of data that the user brings, in words.
+        pixels: Digest of the pixels of images that the user brings, by what ``data_key`` says of their problem.
+    """
+
+    found: list[str]
+    pixels: dict[str, str]
+
+
+def data_key(problem: ProblemConfig) -> str:
+    """Equal for problems that differ in their network alone."""
+    return json.dumps(problem.without_network().identity(), sort_keys=True)
+
+
+def check(suite: Suite) -> Checked:
     """Loads every problem once, compares batch sizes with the data, and tries own code, before anything is run.
 
     Raises:
         UserError: Data that cannot be read, a batch larger than the training set, or own code that refuses settings.
     """
-    for problem in dict.fromkeys(problem.without_network() for problem in suite.problem):
-        samples = len(make_problem(problem, suite.seeds[0]).train)
+    problems = dict.fromkeys(problem.without_network() for problem in suite.problem)
+    checked = Checked(list(dict.fromkeys(line for problem in problems for line in problem.found())), {})
+    for problem in problems:
+        made = make_problem(problem, suite.seeds[0])
+        samples = len(made.train)
+        if isinstance(problem, ImageFolder):
+            checked.pixels[data_key(problem)] = made.digest
         for batch_size in suite.batch_size:
             if batch_size > samples:
                 raise UserError(
@@ -90,6 +115,7 @@ def check(suite: Suite) -> None:
             if isinstance(candidate, OwnCode):
                 with _told(candidate):
                     make_method(make_problem(suite.problem[0], suite.seeds[0]).model(), candidate)
+    return checked
 
 
 def _try_model(model: OwnCode, problem: Problem) -> None:

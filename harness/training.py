@@ -32,8 +32,8 @@ def train(
 
     Args:
         trial: The trial.
-        checkpoint_path: Where a long training is kept while it is under way; None to keep it nowhere.
         keep: Is given the trained model if training completes, after all that is measured has been measured.
+        checkpoint_path: Where a long training is kept while it is under way; None to keep it nowhere.
 
     Raises:
         UserError: The problem's data cannot be read, or the batch is larger than the training set.
@@ -56,7 +56,7 @@ def train(
         parameters=parameter_count(model),
         first_step_seconds=first_step_seconds,
         gradient_seconds=gradient_seconds,
-        wall_seconds=time.monotonic() - clock,
+        wall_seconds=course.earlier_seconds + time.monotonic() - clock,
         peak_memory_mib=peak_memory_mib(trial.device),
         environment=facts,
         started=started,

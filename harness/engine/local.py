@@ -109,7 +109,9 @@ class LocalEngine:
         """
         reason = device_problem(trial.device)
         if reason is not None:
-            return TrialResult(trial=trial, outcome=Outcome.SKIPPED, reason=reason, started=time.time())
+            return TrialResult(
+                trial=trial, outcome=Outcome.SKIPPED, reason=reason, environment=environment(), started=time.time()
+            )
         with turn(alone=isinstance(trial, StepCostTrial) and not self.share):
             return self._run(trial, is_abandoned, keep_model)
 

@@ -57,6 +57,21 @@ class BaseConfig(Frozen):
         """Of the target, or "" where it has none."""
         return ""
 
+    def found(self) -> list[str]:
+        """What was found of data that the user brings, in words.
+
+        Raises:
+            UserError: They are not there, or cannot be used.
+        """
+        return []
+
+    def require(self) -> None:
+        """Sees to it that the data are known which trials are told apart by.
+
+        Raises:
+            UserError: When the suite was read, they were not there.
+        """
+
     def without_network(self) -> Self:
         """The same data with the built-in network at its defaults: equal for problems that differ in it alone."""
         fields = type(self).model_fields

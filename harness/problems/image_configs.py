@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ..errors import UserError
 from .base_config import MLP, BaseConfig, Count, RandomSplit
 from .images import IMAGE_SETS, ImageSet, Listing
+from .tables import digest
 
 __all__ = [
     "Afad", "FashionRotation", "ImageConfig", "ImageFolder", "MnistRotation", "RandomImages", "Rsna", "StereoDisparity",
@@ -80,7 +81,41 @@ class MnistRotation(ImageConfig, RandomSplit):
         return "degrees"
 
 
-class FashionRotation(ImageConfig):
+class BroughtImages(ImageConfig):
+    """Images that are somewhere on the user's disk.
+
+    Attributes:
+        digest: Of their content; found when the suite is read.
+    """
+
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _remember_content(self) -> Self:
+        if not self.digest:
+            # A suite can be read where its images are not, as for a list of all suites; ``require`` tells why.
+            with contextlib.suppress(UserError):
+                object.__setattr__(self, "digest", self.content())
+        return self
+
+    def content(self) -> str:
+        """A digest of the images.
+
+        Raises:
+            UserError: They are not there.
+        """
+        raise NotImplementedError
+
+    def require(self) -> None:
+        if not self.digest:
+            self.content()
+
+    def identity(self) -> dict[str, Any]:
+        """The content counts, not its place."""
+        return {key: value for key, value in super().identity().items() if key != "path"}
+
+
+class FashionRotation(BroughtImages):
     """The angle by which an image of a garment was turned: Fashion-MNIST, 28 × 28, angles drawn by the seed.
 
     Attributes:
@@ -98,8 +133,19 @@ class FashionRotation(ImageConfig):
     def target_unit(self) -> str:
         return "degrees"
 
-    def identity(self) -> dict[str, Any]:
-        return {key: value for key, value in super().identity().items() if key != "path"}
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Of the training images, and of the test images."""
+        return self.path / "train-images-idx3-ubyte.gz", self.path / "t10k-images-idx3-ubyte.gz"
+
+    def content(self) -> str:
+        for path in self.files:
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file; on Debian and Ubuntu 'apt install dataset-fashion-mnist' brings it, "
+                    "elsewhere 'path' names the folder of Fashion-MNIST's four files"
+                )
+        return "-".join(digest(path)[:8] for path in self.files)
 
 
 class StereoDisparity(ImageConfig):
@@ -139,30 +185,36 @@ class RandomImages(ImageConfig):
     test_samples: Count = 32
 
 
-class ImageFolder(ImageConfig, RandomSplit):
+class ImageFolder(BroughtImages, RandomSplit):
     """Images that the user brings as a folder: see docs/images.md.
 
     Attributes:
-        path: The folder, or one that holds it; if nothing is said, what the environment variable GGN_DATA names.
+        path: The folder, or one that holds it; if nothing is said, what GGN_DATA named in the environment in which the
+            suite was read.
         side: The images are made squares of so many pixels a side.
         channels: 1 for grey, 3 for red, green and blue.
         damaged: What to do about images that cannot be decoded: "error", or "skip" to leave them out.
-        digest: Of the folder's content; found when the suite is read.
     """
 
     path: Path | None = None
     side: Annotated[int, Field(ge=8, le=1024)] = 64
     channels: Literal[1, 3] = 3
     damaged: Literal["error", "skip"] = "error"
-    digest: str = ""
 
-    @model_validator(mode="after")
-    def _remember_content(self) -> Self:
-        # A suite can be read where its images are not; it cannot be run there.
-        if not self.digest and (self.path is not None or GGN_DATA in os.environ):
-            with contextlib.suppress(UserError):
-                object.__setattr__(self, "digest", self.listing().stamp[:16])
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_of_the_environment(cls, given: Any) -> Any:
+        # Trials carry it: they may run where the environment is another one, as on a cluster.
+        named = os.environ.get(GGN_DATA)
+        if named and isinstance(given, dict) and given.get("path") is None:
+            given = given | {"path": str(Path(named).expanduser().absolute())}
+        return given
+
+    def content(self) -> str:
+        return self.listing().stamp[:16]
+
+    def found(self) -> list[str]:
+        return self.listing().lines()
 
     @property
     def image_set(self) -> ImageSet:
@@ -179,17 +231,16 @@ class ImageFolder(ImageConfig, RandomSplit):
         Raises:
             UserError: There is no such folder, it is not this data set, or none is named.
         """
-        path = self.path or os.environ.get(GGN_DATA)
-        if path is None:
+        if self.path is None:
             raise UserError(
                 f"problem '{self.name}': {self.image_set.title} is not shipped: set {GGN_DATA} in the environment "
                 "to the folder that holds it, or 'path' in the suite file; docs/images.md tells where to get it"
             )
-        return self.image_set.listing(Path(path).expanduser())
+        return self.image_set.listing(self.path)
 
     def identity(self) -> dict[str, Any]:
-        """The folder's content counts, not its place. Images that are left out as damaged leave no choice to count."""
-        return {key: value for key, value in super().identity().items() if key not in ("path", "damaged")}
+        """Images that are left out as damaged leave no choice to count."""
+        return {key: value for key, value in super().identity().items() if key != "damaged"}
 
 
 class Afad(ImageFolder):

@@ -29,21 +29,21 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, activation: str, seed
     return nn.Sequential(*layers)
 
 
-def own_model(config: OwnCode, inputs: int, outputs: int, seed: int) -> nn.Module:
+def own_model(config: OwnCode, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
     """A model of the user's own.
 
-    The global random state is seeded for it and left as it was; a function with a parameter ``seed`` or ``generator``
-    is given that as well.
+    The global random state is seeded for it and left as it was; a function with a parameter ``seed``, ``generator`` or
+    ``shape``, that of one sample's inputs, is given that as well.
 
     Raises:
         UserError: The code cannot be found, has changed, or makes no module with parameters to train.
     """
     function = load(config.plugin)
-    offered = {"seed": seed, "generator": torch.Generator().manual_seed(seed)}
+    offered = {"seed": seed, "generator": torch.Generator().manual_seed(seed), "shape": shape}
     asked = {name: offered[name] for name in inspect.signature(function).parameters if name in offered}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = function(inputs=inputs, outputs=outputs, **asked, **config.settings)
+        model = function(inputs=shape[0], outputs=outputs, **asked, **config.settings)
     if not isinstance(model, nn.Module):
         raise UserError(f"'{config.name}': made a {type(model).__name__}; {EXPECTED[MODELS]}")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -21,7 +21,7 @@ def network(config: ProblemConfig, shape: tuple[int, ...], outputs: int, seed: i
         seed: Of the initial weights.
     """
     if config.model is not None:
-        return own_model(config.model, shape[0], outputs, seed)
+        return own_model(config.model, shape, outputs, seed)
     match config:
         case TwoLayer():
             return TwoLayerNetwork(shape[0], config.width, config.activation, seed)

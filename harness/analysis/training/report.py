@@ -157,9 +157,10 @@ def _answers(found: Sequence[Comparison], label: Labels) -> list[dict[str, Any]]
     answers = []
     for (ours, rival), items in pairs.items():
         for measure, words in MEASURES.items():
-            intervals = [getattr(item, measure) for item in items]
+            # Where one of the two was not run, as GGN on BatchNorm, nothing was compared.
+            intervals = [x for item in items if (x := getattr(item, measure)).size]
             verdicts = [x.verdict for x in intervals]
-            known = [x.median for x in intervals if x.size]
+            known = [x.median for x in intervals]
             answers.append(
                 {
                     "pair": f"{ours} against {rival}",
