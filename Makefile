@@ -46,7 +46,7 @@ reproduce-full: env
 	$(BIN)/ggn claims run --full
 
 test: env
-	$(BIN)/python -m pytest -m "not slow" --durations=20
+	$(BIN)/python -m pytest -m "not slow" --durations=20 -n 2 --dist loadfile
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

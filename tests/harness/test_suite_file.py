@@ -1,5 +1,6 @@
 """Suite files: what they stand for, and the message for each mistake."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,14 @@ def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
 def test_yaml_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         _load(tmp_path, "suite: !!python/object/apply:os.system ['echo run']\n")
+
+
+def test_the_list_of_all_there_is_can_be_had_as_json() -> None:
+    done = CliRunner().invoke(main, ["list", "--json"])
+    assert done.exit_code == 0, done.output
+    listed = json.loads(done.output)
+    assert "paper/rsna" in listed["suites"]
+    assert listed["problems"]["fashion_rotation"]["path"] == "/usr/share/datasets/fashion-mnist"
 
 
 def test_every_shipped_suite_is_valid() -> None:

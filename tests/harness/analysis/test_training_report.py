@@ -87,6 +87,19 @@ def test_the_answer_counts_cells_with_enough_pairs(contenders: list[Contender]) 
     assert counts(SUITE.model_copy(update={"seeds": tuple(range(5))})) == (0, 0, 2)  # chance alone could do that
 
 
+def test_the_answer_leaves_out_cells_where_one_of_the_two_was_not_run() -> None:
+    """As Gram-Gauss-Newton on a network with BatchNorm."""
+
+    def obtain(trial: TrainingTrial, role: str) -> TrialResult:
+        if trial.method.name == "ggn" and trial.problem.width == 8:
+            return TrialResult(trial=trial, outcome=Outcome.SKIPPED, reason="cannot be")
+        return _obtain(trial, role)
+
+    suite = SUITE.model_copy(update={"seeds": tuple(range(6))})
+    answers = report_data(suite, sweep(suite, obtain))["answers"]
+    assert [answer["cells"] for answer in answers] == [1, 1, 1]
+
+
 def test_several_settings_of_one_method_are_told_apart(tmp_path: Path) -> None:
     methods = ({"name": "ggn", "lr": 0.5}, {"name": "ggn", "lr": 1.0}, {"name": "sgd"})
     suite = TrainingSuite.model_validate(SUITE.model_dump() | {"methods": methods})
