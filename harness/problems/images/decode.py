@@ -11,13 +11,8 @@ __all__ = ["DECODER", "DecodeError", "decode"]
 # What pixels depend on besides the file: this module, by a number raised with every change of it, and Pillow.
 DECODER = f"1, Pillow {PIL.__version__}"
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "WEBP",
-)  # whatever the ending says; 8 bits a channel, or a PNG's 16 bits of grey
+# Whatever the ending says: those of 8 bits a channel, and a PNG's 16 bits of grey.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
