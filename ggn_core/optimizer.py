@@ -220,7 +220,7 @@ class GGN(torch.optim.Optimizer):
             RankError: With a group: another process failed. Errors of the kinds above are raised as such by all.
         """
         parameters = self._parameters()
-        with FullPrecision(next((p.device.type for p in parameters), "cpu")) as precision:
+        with FullPrecision(next(iter(parameters)).device.type if parameters else "cpu") as precision:
             outside = precision.outside(closure) if callable(closure) else closure  # for all ranks to complain about
             return self._step(outside, parameters, sample_weights)
 

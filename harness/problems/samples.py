@@ -10,7 +10,9 @@ from torch import Tensor
 
 __all__ = ["Batch", "ImageSamples", "Samples", "StoredImages", "TensorSamples"]
 
-CHUNK_BYTES = 16 * 2**20  # of inputs: a network's activations are many times as large
+# Samples that a network is evaluated on at once: of small ones as many as SMALL_BYTES hold, of others up to 256, unless
+# that is more than LARGE_BYTES. A network's activations are many times as large, and a CPU likes them in its caches.
+SMALL_BYTES, LARGE_BYTES, CHUNK = 2**20, 2**26, 256
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -30,7 +32,7 @@ class StoredImages(NamedTuple):
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the images that are meant."""
         counts = np.zeros(256, dtype=np.int64)
-        for rows in np.array_split(self.rows, max(1, self.rows.size * self.pixels[0].size // CHUNK_BYTES)):
+        for rows in np.array_split(self.rows, max(1, self.rows.size * self.pixels[0].size // LARGE_BYTES)):
             counts += np.bincount(self.pixels[rows].reshape(-1), minlength=256)
         values = np.arange(256)
         mean = np.average(values, weights=counts)
@@ -76,7 +78,8 @@ class Samples(ABC):
 
     def chunks(self) -> Iterator[Batch]:
         """Every sample, in order, in batches that a network can be evaluated on at once."""
-        yield from map(self.take, torch.split(torch.arange(len(self)), max(1, CHUNK_BYTES // self.sample_bytes)))
+        size = max(1, min(CHUNK, LARGE_BYTES // self.sample_bytes), SMALL_BYTES // self.sample_bytes)
+        yield from map(self.take, torch.split(torch.arange(len(self)), size))
 
 
 class TensorSamples(Samples):

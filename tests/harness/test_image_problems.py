@@ -203,11 +203,19 @@ def test_images_on_disk_are_those_in_memory() -> None:
 
 
 def test_chunks_are_all_samples_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.problems.samples.CHUNK_BYTES", 100)
-    samples = TensorSamples(torch.randn(23, 5), torch.randn(23, 1))  # 20 bytes each: five at a time
-    chunks = list(samples.chunks())
-    assert [len(chunk.inputs) for chunk in chunks] == [5, 5, 5, 5, 3]
-    assert torch.equal(torch.cat([chunk.targets for chunk in chunks]), samples.all().targets)
+    samples = TensorSamples(torch.randn(23, 5), torch.randn(23, 1))  # 20 bytes each
+    for small, chunk, large, sizes in (
+        (100, 2, 1000, [5, 5, 5, 5, 3]),
+        (20, 9, 1000, [9, 9, 5]),
+        (20, 9, 200, [9, 9, 5]),
+        (20, 9, 120, [6, 6, 6, 5]),
+        (1, 9, 1, [1] * 23),
+    ):
+        for name, value in (("SMALL_BYTES", small), ("CHUNK", chunk), ("LARGE_BYTES", large)):
+            monkeypatch.setattr(f"harness.problems.samples.{name}", value)
+        chunks = list(samples.chunks())
+        assert [len(chunk.inputs) for chunk in chunks] == sizes
+        assert torch.equal(torch.cat([chunk.targets for chunk in chunks]), samples.all().targets)
 
 
 def _batchnorm_trial(garments: Path, method: str) -> TrainingTrial:
