@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -212,3 +213,13 @@ def test_the_first_page_tells_what_quickstart_searches() -> None:
     told = re.sub(r"\s+", " ", (DOCS / "index.md").read_text())
     listed = [", ".join(f"{value:g}" for value in spaces[key]) for key in ("lr", "damping")]
     assert f"searches lr over {listed[0]} and damping over {listed[1]}." in told
+
+
+def test_everything_that_the_reference_names_is_there() -> None:
+    """The site's build finds out as well, later."""
+    names = [
+        name for page in (DOCS / "reference").glob("*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)
+    ]
+    assert len(names) > 10
+    for name in names:
+        assert pkgutil.resolve_name(re.sub(r"\.(?=\w+$)", ":", name)) is not None
