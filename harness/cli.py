@@ -492,12 +492,12 @@ def _first_line(model: type) -> str:
 
 
 def _defaults(model: Any) -> dict[str, Any]:
-    return {
-        key: "required"
-        if field.is_required()
-        else str(field.default)
-        if isinstance(field.default, Path)
-        else field.default
-        for key, field in model.model_fields.items()
-        if key not in ("name", "digest")
-    }
+    fields = model.model_fields.items()
+    return {key: _default(field) for key, field in fields if key not in ("name", "digest")}
+
+
+def _default(field: Any) -> Any:
+    """A key's default as JSON can have it."""
+    if field.is_required():
+        return "required"
+    return str(field.default) if isinstance(field.default, Path) else field.default

@@ -82,9 +82,8 @@ class Course:
         loss, rmse = _errors(self._model, self._problem)
         if not (math.isfinite(loss) and math.isfinite(rmse)):
             return False
-        samples_per_epoch = len(self._problem.train) // self._trial.batch_size * self._trial.batch_size
-        samples = self._epoch * samples_per_epoch
-        values = (samples // self._trial.batch_size, samples, self._epoch, self._seconds, loss, rmse)
+        steps = self._epoch * (len(self._problem.train) // self._trial.batch_size)
+        values = (steps, steps * self._trial.batch_size, self._epoch, self._seconds, loss, rmse)
         for column, value in zip(self.columns.values(), values, strict=True):
             column.append(value)
         return loss <= EXPLODED * self.columns["train_loss"][0]

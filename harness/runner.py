@@ -86,7 +86,7 @@ class Runner:
         """
         checked = check(self.suite)
         self._pixels = checked.pixels
-        for line in checked.found:
+        for line in checked.notes:
             self.reporter.note(line)
         engine = open_engine(self._options, self.suite, self.store, self.reporter.warn)
         with self.store.lock(self.suite.suite), self._tracked(), self.reporter, engine as self._engine:

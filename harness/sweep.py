@@ -75,11 +75,11 @@ class Checked(NamedTuple):
     """What a look at a suite's data has shown.
 
     Attributes:
-        found: What there is of data that the user brings, in words.
+        notes: What was found of data that the user brings, in words.
         pixels: Digest of the pixels of images that the user brings, by what ``data_key`` says of their problem.
     """
 
-    found: list[str]
+    notes: list[str]
     pixels: dict[str, str]
 
 
@@ -94,10 +94,10 @@ def check(suite: Suite) -> Checked:
     Raises:
         UserError: Data that cannot be read, a batch larger than the training set, or own code that refuses settings.
     """
-    problems = dict.fromkeys(problem.without_network() for problem in suite.problem)
-    checked = Checked(list(dict.fromkeys(line for problem in problems for line in problem.found())), {})
-    for problem in problems:
+    checked = Checked([], {})
+    for problem in dict.fromkeys(problem.without_network() for problem in suite.problem):
         made = make_problem(problem, suite.seeds[0])
+        checked.notes.extend(line for line in made.notes if line not in checked.notes)
         samples = len(made.train)
         if isinstance(problem, ImageFolder):
             checked.pixels[data_key(problem)] = made.digest

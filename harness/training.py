@@ -129,10 +129,8 @@ def _warm_up(trial: TrainingTrial, problem: Problem) -> float:
 
 def _gradient_seconds(trial: TrainingTrial, problem: Problem) -> float:
     """The median time of one gradient of the loss on a batch."""
-    gradient, synchronize = (
-        loss_gradient(problem.model(), problem.train.first(trial.batch_size)),
-        synchronize_on(trial.device),
-    )
+    gradient = loss_gradient(problem.model(), problem.train.first(trial.batch_size))
+    synchronize = synchronize_on(trial.device)
     seconds = []
     for _ in range(WARM_UP_STEPS + GRADIENTS):
         start = time.perf_counter()

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..frozen import Frozen, short
 from ..plugins import OwnCode
 
-__all__ = ["MLP", "BaseConfig", "Count", "RandomSplit"]
+__all__ = ["MLP", "BaseConfig", "Brought", "Count", "RandomSplit"]
 
 MLP = ("width", "depth", "activation")  # what describes the built-in model
 
@@ -57,14 +57,6 @@ class BaseConfig(Frozen):
         """Of the target, or "" where it has none."""
         return ""
 
-    def found(self) -> list[str]:
-        """What was found of data that the user brings, in words.
-
-        Raises:
-            UserError: They are not there, or cannot be used.
-        """
-        return []
-
     def require(self) -> None:
         """Sees to it that the data are known which trials are told apart by.
 
@@ -86,3 +78,38 @@ class RandomSplit(BaseConfig):
     """Samples that are split at random, by the seed, into a training and a test set."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class Brought(BaseConfig):
+    """Data of the user's own. Their content tells trials apart, not their place.
+
+    Attributes:
+        digest: Of the content; found when the suite is read.
+    """
+
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _remember_content(self) -> Self:
+        if not self.digest:
+            object.__setattr__(self, "digest", self.content_when_read())
+        return self
+
+    def content(self) -> str:
+        """A digest of the data.
+
+        Raises:
+            UserError: They are not there.
+        """
+        raise NotImplementedError
+
+    def content_when_read(self) -> str:
+        """The same, when the suite is read; "" where that may be without the data."""
+        return self.content()
+
+    def require(self) -> None:
+        if not self.digest:
+            self.content()
+
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in super().identity().items() if key != "path"}

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from ..errors import UserError
 from ..frozen import as_tuple
-from .base_config import BaseConfig, Count, RandomSplit
+from .base_config import BaseConfig, Brought, Count, RandomSplit
 from .image_configs import Afad, FashionRotation, MnistRotation, RandomImages, Rsna, StereoDisparity, UtkFace
 from .tables import digest
 
@@ -37,7 +37,7 @@ class Abalone(RandomSplit):
         return "rings"
 
 
-class CsvTable(RandomSplit):
+class CsvTable(Brought, RandomSplit):
     """The user's own table: a CSV file with a header line."""
 
     name: Literal["csv"] = "csv"
@@ -45,15 +45,11 @@ class CsvTable(RandomSplit):
     target: Annotated[str, Field(coerce_numbers_to_str=True)]
     unit: str = ""
     categorical: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    digest: str = ""
 
-    @model_validator(mode="after")
-    def _remember_content(self) -> "CsvTable":
-        if not self.digest:
-            if not self.path.is_file():
-                raise UserError(f"{self.path}: {'not a file' if self.path.exists() else 'no such file'}")
-            object.__setattr__(self, "digest", digest(self.path))
-        return self
+    def content(self) -> str:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: {'not a file' if self.path.exists() else 'no such file'}")
+        return digest(self.path)
 
     @property
     def label(self) -> str:
@@ -65,7 +61,7 @@ class CsvTable(RandomSplit):
 
     def identity(self) -> dict[str, Any]:
         """The content of the file counts, not its place: an edited file makes new trials, a moved one does not."""
-        return {key: value for key, value in super().identity().items() if key not in ("path", "unit")}
+        return {key: value for key, value in super().identity().items() if key != "unit"}
 
 
 class TeacherStudent(BaseConfig):

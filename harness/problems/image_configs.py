@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ..errors import UserError
-from .base_config import MLP, BaseConfig, Count, RandomSplit
+from .base_config import MLP, BaseConfig, Brought, Count, RandomSplit
 from .images import IMAGE_SETS, ImageSet, Listing
+from .resnets import GROUPS
 from .tables import digest
 
 __all__ = [
@@ -59,8 +60,8 @@ class ImageConfig(BaseConfig):
                 raise ValueError(f"depth of {self.network}: 8, 14, 20, 26, 32, … (6n + 2), found {self.depth}")
             if self.activation != "relu":
                 raise ValueError(f"activation of {self.network}: relu, found {self.activation!r}")
-            if self.network == "resnet_groupnorm" and self.width % 8:
-                raise ValueError(f"width of resnet_groupnorm: a multiple of its 8 groups, found {self.width}")
+            if self.network == "resnet_groupnorm" and self.width % GROUPS:
+                raise ValueError(f"width of resnet_groupnorm: a multiple of its {GROUPS} groups, found {self.width}")
         if self.network != "resnet_fixup" and not self.zero_head:
             raise ValueError(f"zero_head: false is for resnet_fixup alone, the network is {self.network}")
         return self
@@ -81,38 +82,14 @@ class MnistRotation(ImageConfig, RandomSplit):
         return "degrees"
 
 
-class BroughtImages(ImageConfig):
-    """Images that are somewhere on the user's disk.
+class BroughtImages(Brought, ImageConfig):
+    """Images that are somewhere on the user's disk."""
 
-    Attributes:
-        digest: Of their content; found when the suite is read.
-    """
-
-    digest: str = ""
-
-    @model_validator(mode="after")
-    def _remember_content(self) -> Self:
-        if not self.digest:
-            # A suite can be read where its images are not, as for a list of all suites; ``require`` tells why.
-            with contextlib.suppress(UserError):
-                object.__setattr__(self, "digest", self.content())
-        return self
-
-    def content(self) -> str:
-        """A digest of the images.
-
-        Raises:
-            UserError: They are not there.
-        """
-        raise NotImplementedError
-
-    def require(self) -> None:
-        if not self.digest:
-            self.content()
-
-    def identity(self) -> dict[str, Any]:
-        """The content counts, not its place."""
-        return {key: value for key, value in super().identity().items() if key != "path"}
+    def content_when_read(self) -> str:
+        # A suite can be read where its images are not, as for a list of all suites; ``require`` tells why.
+        with contextlib.suppress(UserError):
+            return self.content()
+        return ""
 
 
 class FashionRotation(BroughtImages):
@@ -212,9 +189,6 @@ class ImageFolder(BroughtImages, RandomSplit):
 
     def content(self) -> str:
         return self.listing().stamp[:16]
-
-    def found(self) -> list[str]:
-        return self.listing().lines()
 
     @property
     def image_set(self) -> ImageSet:

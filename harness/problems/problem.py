@@ -1,5 +1,6 @@
 """A problem made ready for training: standardised samples, and fresh models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class Problem:
         target: What is predicted.
         source: Where the data come from.
         digest: Of the data's content.
+        notes: What was found of data that the user brings, in words.
         model_seed: Seed of the initial weights.
         order_seed: Seed of the order of the batches.
     """
@@ -43,6 +45,7 @@ class Problem:
     target: str
     source: str
     digest: str
+    notes: Sequence[str]
     model_seed: int
     order_seed: int
 
@@ -81,6 +84,7 @@ def make_problem(config: ProblemConfig, seed: int, device: str = "cpu", dtype: s
         target=data.target,
         source=data.source,
         digest=data.digest,
+        notes=data.notes,
         model_seed=model_seed,
         order_seed=order_seed,
     )

@@ -1,6 +1,7 @@
 """Where a problem's samples come from: read or drawn, and split, but not standardised yet."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ class Data(NamedTuple):
         target: What is predicted.
         source: Where the data come from.
         digest: Of the data's content.
+        notes: What was found of data that the user brings, in words.
     """
 
     train: Part
@@ -60,6 +62,7 @@ class Data(NamedTuple):
     target: str
     source: str
     digest: str
+    notes: Sequence[str] = ()
 
 
 def read(config: ProblemConfig, seed: int, model_seed: int) -> Data:
@@ -182,9 +185,8 @@ def _folder(config: ImageFolder, seed: int) -> Data:
             raise UserError(f"{listing.root}: the training set or the set '{held_out}' is not there; found {there}")
     train_part, test_part = (Part(StoredImages(images.pixels, rows), images.targets[rows]) for rows in (train, test))
     left_out = "".join(f"; left out: {count:,} ({reason})" for reason, count in images.report.items())
-    return Data(
-        train_part, test_part, config.image_set.target, f"{config.image_set.source}{left_out}", images.digest[:16]
-    )
+    target, source = config.image_set.target, f"{config.image_set.source}{left_out}"
+    return Data(train_part, test_part, target, source, images.digest[:16], listing.lines())
 
 
 def _teacher_student(config: TeacherStudent, seed: int) -> tuple[Part, Part]:

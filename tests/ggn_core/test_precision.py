@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from closures import ClosureApart
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,31 +68,18 @@ def _flags_are_the_defaults() -> Iterator[None]:
 AROUND = {"_record_function_enter_new", "_record_function_exit"}  # the step itself, for torch's profiler
 
 
-class Watching(TorchDispatchMode):
+class Watching(ClosureApart, TorchDispatchMode):
     """Collects, of every operation, its name, whether the flags allow it less than full precision, and who asked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[str, bool, bool]] = []  # name, reduced, by the closure
-        self._by_closure = False
-
-    def of(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """The closure, its operations told apart."""
-
-        def called() -> Tensor:
-            self._by_closure = True
-            try:
-                return closure()
-            finally:
-                self._by_closure = False
-
-        return called
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         reduced = any(precision_of(*flag) in REDUCED for flag in OPERATIONS["cpu"])
-        self.seen.append((func.overloadpacket.__name__, reduced, self._by_closure))
+        self.seen.append((func.overloadpacket.__name__, reduced, self.by_closure))
         return func(*args, **(kwargs or {}))
 
 

@@ -5,7 +5,7 @@ size that depends on values, and methods of tensors that copy to the CPU.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, Case
-from torch import Tensor, nn
+from closures import ClosureApart
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,30 +36,18 @@ WAITING_OPERATIONS = {
 WAITING_METHODS = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
 
 
-class Looks:
+class Looks(ClosureApart):
     """Collects the files of the package from which values are looked at, outside the closure."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.files: set[str] = set()
-        self._by_closure = False
-
-    def of(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """The closure, in which anything goes."""
-
-        def called() -> Tensor:
-            self._by_closure = True
-            try:
-                return closure()
-            finally:
-                self._by_closure = False
-
-        return called
 
     def note(self) -> None:
         frame = sys._getframe()
         while frame.f_back is not None and not frame.f_code.co_filename.startswith(PACKAGE):
             frame = frame.f_back
-        if not self._by_closure:
+        if not self.by_closure:
             self.files.add(Path(frame.f_code.co_filename).name)
 
 

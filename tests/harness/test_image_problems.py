@@ -351,7 +351,7 @@ def test_the_papers_suites_run_on_a_folder_that_the_environment_names(
     tree(own_images)
     monkeypatch.setenv("GGN_DATA", str(own_images))
     found = load_suite(suite, 1, [*changes, "budget.epochs=1"])
-    assert f"{own_images}" in check(found).found[0]
+    assert f"{own_images}" in check(found).notes[0]
     cells = found.cells()
     assert [cell.problem.network for cell in cells] == ["resnet_fixup", "resnet_batchnorm"]  # type: ignore[union-attr]
     result = train(found.trial(cells[0], found.methods[0], 0))  # type: ignore[attr-defined]
