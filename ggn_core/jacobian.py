@@ -27,6 +27,8 @@ from .workspace import Workspace
 
 __all__ = ["Jacobian", "Linearizer", "as_rows", "check_finite"]
 
+# A use with its cotangent (o, *z.shape) and the layout of z.
+Seen = tuple[Use, Tensor, Layout]
 
 REMEMBERED = 64  # graphs
 
@@ -157,7 +159,7 @@ class Linearizer:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
             cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            seen: list[tuple[Use, Tensor, Layout]] = []
+            seen: list[Seen] = []
             for (use, layout), cotangent in zip(served, cotangents, strict=True):
                 if cotangent.dtype in HALF:
                     cotangent = functools.reduce(widened, use.parameters, cotangent)
@@ -187,34 +189,35 @@ class Linearizer:
             served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
         return served, traced.generic | mixed
 
-    def _blocks(self, served: Sequence[tuple[Use, Tensor, Layout]], rows: Rows) -> list[Block]:
+    def _blocks(self, served: Sequence[Seen], rows: Rows) -> list[Block]:
         """Gives each parameter the most economical block that all of its uses allow."""
-        kinds: dict[Tensor, set[type]] = {}
-        for use, _, _ in served:
-            for parameter in use.parameters:
-                kinds.setdefault(parameter, set()).add(type(use))
+        uses_of: dict[Tensor, list[Seen]] = {}
+        for seen in served:
+            for parameter in seen[0].parameters:
+                uses_of.setdefault(parameter, []).append(seen)
+        kinds = {p: {type(use) for use, _, _ in uses} for p, uses in uses_of.items()}
         linear_only = {p for p, kind in kinds.items() if kind == {LinearUse}}
-        looked_up = {p for p, kind in kinds.items() if kind == {EmbeddingUse}}
-        dense = [p for p in kinds if p not in linear_only and p not in looked_up]
+        looked_up = [p for p, kind in kinds.items() if kind == {EmbeddingUse}]
+        dense = [p for p, kind in kinds.items() if kind not in ({LinearUse}, {EmbeddingUse})]
 
         products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
         made = linear_blocks.blocks(products, linear_only, rows, self._choose)
         for table in looked_up:
-            look_ups = [(u, g, layout) for u, g, layout in served if isinstance(u, EmbeddingUse) and u.weight is table]
+            look_ups = [(u, g, layout) for u, g, layout in uses_of[table] if isinstance(u, EmbeddingUse)]
             made.append(embedding.block(table, look_ups))
         kept, formed_anew = _within(dense, rows, self._keep_bytes)
-        rows_of = self._form_rows(kept, served)
+        rows_of = self._form_rows({p: uses_of[p] for p in kept})
         if kept:
             made += dense_blocks(kept, rows_of)
-        made += [RecomputedBlock(p, partial(_summed_rows, p, served), rows) for p in formed_anew]
+        made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), rows) for p in formed_anew]
         return made
 
-    def _form_rows(self, parameters: Sequence[Tensor], served: Sequence[tuple[Use, Tensor, Layout]]) -> list[Tensor]:
+    def _form_rows(self, uses_of: Mapping[Tensor, Sequence[Seen]]) -> list[Tensor]:
         """The explicit rows of each parameter, (o, n, *shape)."""
         formed: dict[Tensor, Tensor] = {}
-        for parameter in parameters:
+        for parameter, uses in uses_of.items():
             self._last_rows.pop(parameter, None)
-            formed[parameter] = _summed_rows(parameter, served)
+            formed[parameter] = _summed_rows(parameter, uses)
         self._last_rows = {p: rows for p, rows in formed.items() if rows.device.type == "cpu"}
         return list(formed.values())
 
@@ -242,12 +245,9 @@ def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tupl
     return [p for p in parameters if p in kept], [p for p in parameters if p not in kept]
 
 
-def _summed_rows(parameter: Tensor, served: Sequence[tuple[Use, Tensor, Layout]], part: slice = WHOLE) -> Tensor:
-    parts = [
-        use.jacobian_rows(parameter, cotangent, layout, part)
-        for use, cotangent, layout in served
-        if any(p is parameter for p in use.parameters)
-    ]
+def _summed_rows(parameter: Tensor, uses: Sequence[Seen], part: slice = WHOLE) -> Tensor:
+    """The rows of a parameter, (o, n, *shape) cut to ``part``: the sum over its uses."""
+    parts = [use.jacobian_rows(parameter, cotangent, layout, part) for use, cotangent, layout in uses]
     return sum(parts[1:], start=parts[0])
 
 

@@ -8,30 +8,26 @@ import copy
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ggn_core import GGN
-from ggn_core.jacobian import Linearizer
-from ggn_core.linear_system import AssembledSystem
 from ggn_core.reference import dense_step
 from ggn_core.solver import Solver
-from ggn_core.workspace import Workspace
 
 from .environment import environment, peak_memory_mib
-from .measure import interleaved, repeats_for, synchronize_on, undisturbed, warm_up
+from .measure import interleaved, repeats_for, synchronize_on, warm_up
 from .methods import GgnSettings, MethodConfig, make_method, with_rate
+from .phases import TINY, step_phases
 from .problems import Batch, Problem
 from .training import data_record, loss_gradient, parameter_count, prepare
 from .trial import Outcome, StepCosts, StepCostTrial, TrialResult
 
 __all__ = ["measure_steps", "step_error"]
 
-TINY = 1e-9  # learning rate while timing: the work is that of a step, the weights stay where they are
 DENSE_ELEMENTS = 2**27  # of the dense Jacobian that the check may form: 1 GiB in float64
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}  # relative, for the step
 ITERATIVE_TOLERANCE = 1e-3
@@ -109,7 +105,9 @@ def _costs(trial: StepCostTrial, problem: Problem, memory: list[float | None], e
         step=step,
         again=again,
         gradient=gradient,
-        phases={} if ours is None else _phases(problem.model(), ours, batch, trial.rounds, synchronize),
+        phases={}
+        if ours is None
+        else step_phases(problem.model(), batch.inputs, batch.targets, ours.damping, trial.rounds, synchronize),
         memory_mib=memory,
         step_error=error,
     )
@@ -125,39 +123,6 @@ def _is_plain(settings: GgnSettings) -> bool:
 def _step(model: nn.Module, settings: MethodConfig, batch: Batch) -> Callable[[], object]:
     method = make_method(model, with_rate(settings, TINY))
     return lambda: method.step(batch.inputs, batch.targets)
-
-
-def _phases(
-    model: nn.Module, settings: GgnSettings, batch: Batch, rounds: int, synchronize: Callable[[], None]
-) -> dict[str, list[float]]:
-    """Seconds of each part of a Gram-Gauss-Newton step: what ``GGN.step`` does, with a clock between."""
-    seconds: dict[str, list[float]] = {}
-
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        synchronize()
-        start = time.perf_counter_ns()
-        yield
-        synchronize()
-        seconds.setdefault(name, []).append((time.perf_counter_ns() - start) * 1e-9)
-
-    parameters: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    linearize, workspace = Linearizer(), Workspace()
-    with undisturbed():
-        for _ in range(rounds + 3):
-            with phase("forward"):
-                residuals = model(batch.inputs) - batch.targets
-            with torch.no_grad():
-                with phase("input gradients"):
-                    jacobian = linearize(residuals, parameters)
-                r = residuals.reshape(-1)
-                with phase("Gram"):
-                    system = AssembledSystem(jacobian, r, None, workspace)
-                with phase("solve"):
-                    v = system.solve(r, settings.damping).v
-                with phase("update"):
-                    system.add_transposed_(v, -TINY)
-    return {name: values[3:] for name, values in seconds.items()}  # the first ones warm up
 
 
 def _memory_in_a_child(trial: StepCostTrial, method: MethodConfig) -> float | None:

@@ -157,7 +157,7 @@ class Use(Protocol):
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The parameters this use reads."""
+        """The parameters this use reads, each once."""
 
     @property
     def handled(self) -> tuple[int, ...]:

@@ -137,7 +137,8 @@ def _panel(panel: Axes, record: Record, frame: pd.DataFrame, workload: str, labe
 def _failures(panel: Axes, record: Record, workload: str) -> None:
     """What was offered and gave no measurement is said in its place."""
     for row in record.rows:
-        if row.workload == workload and row.peer in record.versions and row.offered and not row.seconds:
+        shown = row.workload == workload and row.peer in record.versions and row.quantity in QUANTITIES
+        if shown and row.offered and not row.seconds:
             reason = (row.reason or "failed").split(":")[0]
             panel.annotate(
                 f"× {QUANTITIES[row.quantity]}: {reason}", (1, _height(record, row)), xytext=(6, 0),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-GROUPS = 8  # of GroupNorm, as in networks.py, which needs torch
+GROUPS = 8  # of GroupNorm, as in harness/problems/resnets.py, which needs torch
 EPSILON = 1e-5  # torch's, of all normalizations
 
 __all__ = ["NETWORKS", "Parameters"]

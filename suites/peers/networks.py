@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from harness.problems.resnets import resnet
+
 __all__ = ["SHARED", "WORKLOADS", "Workload"]
 
 
@@ -46,45 +48,6 @@ def mlp(*widths: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-GROUPS = 8  # of GroupNorm, which replaces BatchNorm: samples must not see each other
-
-
-class Block(nn.Module):
-    """Two 3×3 convolutions around a shortcut without parameters (He et al. 2016, option A)."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(GROUPS, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(GROUPS, channels)
-        self.stride, self.new_channels = stride, channels - channels_in
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        padded = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
-        output: Tensor = (h + padded).relu()
-        return output
-
-
-class ResNet(nn.Module):
-    """The CIFAR ResNet of 6·``depth`` + 2 layers (He et al. 2016, arXiv 1512.03385) with GroupNorm."""
-
-    def __init__(self, depth: int, outputs: int):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, 16)
-        blocks = [Block(16, 16, 1) for _ in range(depth)]
-        for channels in (32, 64):
-            blocks += [Block(channels // 2, channels, 2), *(Block(channels, channels, 1) for _ in range(depth - 1))]
-        self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(64, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.blocks(self.norm(self.conv(x)).relu())
-        logits: Tensor = self.head(h.mean((2, 3)))
-        return logits
-
-
 def _mlp(title: str, widths: tuple[int, ...], batch: int, alone: bool = False) -> Workload:
     small = (4, 8, widths[-1])
     tiny = Workload("tiny", lambda: mlp(*small), (2, 4), widths[-1])
@@ -92,9 +55,14 @@ def _mlp(title: str, widths: tuple[int, ...], batch: int, alone: bool = False) -
 
 
 def _resnet(outputs: int, batch: int) -> Workload:
+    """With GroupNorm: samples must not see each other."""
+
+    def network(depth: int) -> nn.Module:
+        return resnet("groupnorm", channels=3, width=16, depth=depth, outputs=outputs, seed=0)
+
     title = f"ResNet-32, {outputs} output{'s' * (outputs > 1)}, batch {batch}"
-    tiny = Workload("tiny", lambda: ResNet(1, outputs), (2, 3, 8, 8), outputs)
-    return Workload(title, lambda: ResNet(5, outputs), (batch, 3, 32, 32), outputs, tiny)
+    tiny = Workload("tiny", lambda: network(8), (2, 3, 8, 8), outputs)
+    return Workload(title, lambda: network(32), (batch, 3, 32, 32), outputs, tiny)
 
 
 WORKLOADS = {

@@ -32,8 +32,8 @@ class Case:
     Attributes:
         peer: Key of the peer, or of a rival where memory is asked for.
         workload: Key of the workload, or title of the trap.
-        quantity: "gram" or "step".
-        kind: "time" (with the error), "memory" or "exactness".
+        quantity: "gram", "step", or "phases": the parts of our own step.
+        kind: "time" (with the error, except of phases), "memory" or "exactness".
         budget: How long to measure.
         data: File with the workload's arrays and its truth (``truth.save``).
     """
@@ -53,11 +53,11 @@ class Row:
     Attributes:
         peer: Key of the peer, or of a rival.
         workload: Key of the workload, or title of the trap.
-        quantity: "gram" or "step".
+        quantity: "gram", "step" or "phases".
         reason: Why there is no measurement: the library does not offer it, refused, failed, ran out of time or memory.
             None where there is one.
         offered: False where the library offers no such thing.
-        seconds: For the peer ("peer") and each rival their seconds, round by round.
+        seconds: For the peer ("peer") and each rival their seconds, round by round; of phases, for each of them.
         error: Relative error against the float64 truth; None where it was not computed.
         peak_mib: Peak memory above the base, in a process of its own.
     """

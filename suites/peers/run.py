@@ -140,6 +140,8 @@ def _speed(runner: Runner, peers: Sequence[str], workloads: Sequence[str], budge
                     memory = runner.answer(peer, workload, quantity, "memory", budget)
                     row.peak_mib, row.reason = memory.peak_mib, memory.reason
                 yield row
+            if peer == OURS:
+                yield runner.answer(peer, workload, "phases", "time", budget)
 
 
 def _exactness(runner: Runner, peers: Sequence[str], budget: Budget) -> Iterator[Row]:

@@ -3,8 +3,10 @@
 import statistics
 
 from harness.analysis.statistics import Interval
+from harness.problems.resnets import GROUPS
 
-from .networks import GROUPS, SHARED
+from .networks import SHARED
+from .peers import OURS
 from .record import Record, Row
 from .statistics import LIMIT, LIMIT_FLOAT64, beside, least_ratio, ratio, rival_ratio, wrong
 
@@ -98,6 +100,10 @@ def _workload(record: Record, name: str, title: str) -> str:
             row = _row(record, peer, name, quantity)
             if row is not None:
                 lines.append(_cells(record.titles["peers"][peer], quantity_title, *_measurements(row)))
+    phases = _row(record, OURS, name, "phases")
+    if phases is not None and phases.seconds:
+        shown = ", ".join(f"{phase} {_milliseconds(phases, phase)}" for phase in phases.seconds)
+        lines += ["", f"The parts of {record.titles['peers'][OURS]}'s step, ms: {shown}."]
     return "\n".join(lines)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.phases import step_phases
+
 from .measure import Memory, interleave
 from .networks import WORKLOADS, Workload
 from .peers import PEERS, RIVALS, first_order
@@ -29,7 +31,9 @@ def answer(case: Case) -> Row:
     row = Row(case.peer, case.workload, case.quantity)
     workload = (WORKLOADS | TRAPS)[case.workload]
     try:
-        if _prepare(case, *(workload.tiny or workload).load()) is None:
+        if case.quantity == "phases":
+            row.seconds = step_phases(*workload.load(), DAMPING, case.budget.most)
+        elif _prepare(case, *(workload.tiny or workload).load()) is None:
             row.offered, row.reason = False, "not offered"
         elif case.kind == "memory":
             row.peak_mib = _memory(case, workload)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ggn_core import GGN, SettingError, choice, explain
 from ggn_core.choice import Choice, Chooser
 from ggn_core.reference import dense_step
+from ggn_core.rules.convolution import ConvolutionUse
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -145,11 +146,39 @@ def test_the_faster_gram_of_a_sequence_is_taken_and_told(fastest: str, monkeypat
     assert share.why.startswith("measured: 0.41 ms against 0.95 ms")
 
 
-def test_what_the_count_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("convolution", "outputs", "way", "entries", "windows"),
+    [
+        (nn.Conv2d(2, 17, 3), 1, "folded", 17, 9),
+        (nn.Conv2d(2, 18, 3), 1, "unfolded", 18, 9),
+        (nn.Conv2d(2, 6, 3), 3, "unfolded", 18, 9),  # outputs share windows
+        (nn.Conv2d(2, 18, 3, groups=2), 1, "folded", 9, 9),
+        (nn.ConvTranspose2d(2, 6, 3), 9, "folded", 2, 25),  # windows of cotangents, of which each output has its own
+    ],
+)
+def test_the_count_decides_and_is_told(
+    convolution: nn.Module, outputs: int, way: str, entries: int, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(choice, "seconds", lambda *_: pytest.fail("measured"))
-    model, x, _ = _convolution()
-    shares = {share.parameters: share for share in explain(model, x).shares}
-    assert shares[("0.weight", "0.bias")].why.endswith("folded, as many operations as unfolded, and fewer bytes")
+    model = nn.Sequential(convolution, nn.Tanh(), nn.Flatten(), nn.LazyLinear(outputs))
+    x = torch.randn(4, 2, 5, 5)
+    model(x)  # gives the last layer its shape
+    why = f"{way}, for an entry of a kernel, rows have {entries} entries to copy, windows {windows}"
+    assert next(s.why for s in explain(model, x).shares if "0.weight" in s.parameters).endswith(why)
+
+
+def test_what_is_unfolded_serves_all_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    honest = ConvolutionUse._windows
+
+    def watched(self: ConvolutionUse, x: Tensor, *shapes: Sequence[int]) -> Tensor:
+        copied.append(x.shape)
+        return honest(self, x, *shapes)
+
+    monkeypatch.setattr(ConvolutionUse, "_windows", watched)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(54, 3)).double()
+    assert _steps_like_the_dense_one(model, torch.randn(4, 2, 5, 5).double(), torch.randn(4, 3).double())
+    assert copied == [(4, 2, 5, 5)]
 
 
 def test_a_measurement_keeps_within_the_memory_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

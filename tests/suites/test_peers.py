@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from ggn_core.reference import dense_gram, dense_step
+from harness.phases import PHASES
 from suites.peers import truth
 from suites.peers.__main__ import main
 from suites.peers.figure import draw
@@ -262,6 +263,16 @@ def test_an_absent_library_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPa
     assert "torchjd" in row.reason
 
 
+def test_the_phases_of_our_step_are_timed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = WORKLOADS["resnet-10"].tiny
+    assert tiny is not None
+    monkeypatch.setitem(WORKLOADS, "resnet-10", tiny)
+    row = answer(Case("ours", "resnet-10", "phases", "time", QUICK, ""))
+    assert row.reason is None
+    assert tuple(row.seconds) == PHASES
+    assert all(len(seconds) == QUICK.most and min(seconds) > 0 for seconds in row.seconds.values())
+
+
 def test_what_a_library_does_not_offer_is_no_failure() -> None:
     row = answer(_case("torch.func", "mlp-1", quantity="step", kind="time"))
     assert (row.offered, row.reason) == (False, "not offered")
@@ -347,7 +358,7 @@ def test_a_run_keeps_a_row_of_everything_it_asks() -> None:
     rows = {(row.peer, row.quantity): row for row in record.rows}
     assert set(rows) == {(rival, "step") for rival in RIVALS} | {
         (peer, quantity) for peer in ("ours", "torch-lm") for quantity in ("gram", "step")
-    }
+    } | {("ours", "phases")}
     assert rows["ours", "gram"].peak_mib == 7.0
     assert not rows["torch-lm", "gram"].offered
     assert ("torch-lm", "mlp-1", "gram", "memory") not in runner.asked
@@ -383,6 +394,7 @@ def record() -> Record:
         Row("sgd", "mlp-1", "step", peak_mib=21.0),
         Row("ours", "mlp-1", "gram", seconds=seconds(0.75), error=1e-7, peak_mib=10.0),
         Row("ours", "mlp-1", "step", seconds=seconds(1.12), error=1e-6, peak_mib=12.0),
+        Row("ours", "mlp-1", "phases", seconds={"forward": [0.004, 0.006, 0.005], "Gram": [0.002, 0.002, 0.9]}),
         Row("torchjd", "mlp-1", "gram", seconds=seconds(1234), error=2e-7, peak_mib=1033.0),
         Row("torchjd", "mlp-1", "step", seconds=seconds(2345), error=0.5, reason="RuntimeError: a | b"),
         Row("somax", "mlp-1", "gram", reason="not offered", offered=False),
@@ -418,6 +430,7 @@ def test_the_page_holds_every_row(record: Record) -> None:
     assert ours in lines
     assert "| SGD | step | 11.0 | 1 |  |  |  |  | 21 |  |" in lines
     assert "| Adam | step | 13.7 | 1.25 [1.25, 1.25] |  |  |  |  |  | 3 |" in lines
+    assert "The parts of ggn_core (ours)'s step, ms: forward 5.00, Gram 2.00." in lines
     assert "**0.5**" in page  # silently wrong
     assert "RuntimeError: a / b" in page  # its cell does not end early
     assert "| somax (JAX) | step | no answer within 900 s |  |  |  |  |  |  |  |" in lines
