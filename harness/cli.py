@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from .errors import UserError
+from .wording import counted
 
 if TYPE_CHECKING:
     from .analysis.page import Form
@@ -389,7 +390,7 @@ def list_(as_json: bool) -> None:
         return
     click.echo("suites")
     for name, suite in suites.items():
-        click.echo(f"  {name}: {suite.question} ({suite.size()} trials)")
+        click.echo(f"  {name}: {suite.question} ({counted(suite.size(), 'trial')})")
     click.echo("problems")
     for name, model in PROBLEMS.items():
         click.echo(f"  {name}: {_first_line(model)} {_defaults(model)}")

@@ -13,6 +13,7 @@ from .store import Store
 from .studies import Study, study
 from .suite import Suite
 from .tracking import Tracker, TrackingError
+from .wording import counted
 
 __all__ = ["SuiteRun", "run_suite"]
 
@@ -82,10 +83,10 @@ def run_suite(
         except TrackingError as error:
             warnings.append(f"{error} ({tracker.uri}); the report is on disk only")
     if reporter.failures:
-        warnings.append(f"{reporter.failures} trials failed: ggn run {typed} --again failed")
+        warnings.append(f"{counted(reporter.failures, 'trial')} failed: ggn run {typed} --again failed")
     if runner.without_model:
         warnings.append(
-            f"{len(runner.without_model)} trials ended without their model being kept: "
+            f"{counted(len(runner.without_model), 'trial')} ended without a model being kept: "
             f"ggn run {typed} --log-models --again models runs them anew"
         )
     return SuiteRun(found, page, reporter.total, reporter.reused, reporter.failures, warnings)

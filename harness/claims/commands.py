@@ -19,6 +19,7 @@ from ..suite_run import run_suite
 from ..sweep import Obtain
 from ..tracking import Tracker, tracking_uri
 from ..trial import AnyTrial, TrialResult
+from ..wording import counted
 from .check import CheckedClaim, check
 from .claim_file import fingerprint, load_claims, suites_of
 from .registry import Registration, Registry
@@ -67,7 +68,9 @@ def list_claims(names: Sequence[str], full: bool, as_json: bool) -> None:
     for claim, record in zip(claims, records, strict=True):
         click.echo(f"{claim.claim} ({record['fingerprint']}): {claim.statement}")
         click.echo(f"  where: {claim.where}")
-        click.echo(f"  source: {claim.source}; measured by {', '.join(claim.suites())} ({record['trials']} trials)")
+        click.echo(
+            f"  source: {claim.source}; measured by {', '.join(claim.suites())} ({counted(record['trials'], 'trial')})"
+        )
         for part in claim.parts:
             shown = "" if part.decides else " (shown, does not decide)"
             click.echo(f"  {part.part}: {part.accept}{shown}")

@@ -40,7 +40,7 @@ details a { font-family: monospace; margin-right: 1em }
 <section id="{{ commit }}">
 <h2>{{ commit }}</h2>
 {% for entry in suites %}
-<details open><summary>suite {{ entry.suite }}: {{ entry.runs | length }} runs
+<details open><summary>suite {{ entry.suite }}, runs: {{ entry.runs | length }}
 {% if entry.claims %}; claims that rest on them: {{ entry.claims | join(", ") }}{% endif %}</summary>
 {% set experiment = server ~ "/#/experiments/" ~ entry.experiment_id %}
 {% for run in entry.runs %}<a href="{{ experiment }}/runs/{{ run }}">{{ run[:8] }}</a>

@@ -139,13 +139,13 @@ def test_what_was_finished_without_models_is_told_and_run_anew_only_when_asked(w
     trials = workplace / ".ggn" / "trials"
     before = {path.name: path.read_bytes() for path in trials.glob("*.json")}
     told = ggn("run", "small.yaml", "--log-models")
-    assert "2 trials ended without their model being kept" in told.output
+    assert "2 trials ended without a model being kept" in told.output
     assert "ggn run small.yaml --log-models --again models" in told.output
     after = {path.name: path.read_bytes() for path in trials.glob("*.json")}
     assert len(after) == TRIALS
     assert {name: after[name] for name in before} == before
     again = ggn("run", "small.yaml", "--log-models", "--again", "models")
-    assert "without their model" not in again.output
+    assert "without a model" not in again.output
     assert f"{TRIALS - 2} of {TRIALS} trials were there already" in again.output
     finished = ggn("run", "small.yaml", "--log-models", "--again", "models")
     assert f"{TRIALS} of {TRIALS} trials were there already" in finished.output

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
+from ...wording import counted
 from ..labels import Labels
 from ..page import Form, figure_address, provenance, provenance_notes, write_page
 from ..scaling import parameters
@@ -64,7 +65,7 @@ def notes(suite: StepCostSuite, found: Sequence[Costs]) -> list[str]:
     noisy = sum(summary.noisy for summary in summaries(suite, found))
     if noisy:
         said.append(
-            f"In {noisy} cells the machine was too noisy for a verdict: equal code took different times. "
+            f"In {counted(noisy, 'cell')} the machine was too noisy for a verdict: equal code took different times. "
             "Run them again on a quiet machine."
         )
     uncounted = sum(
@@ -72,8 +73,8 @@ def notes(suite: StepCostSuite, found: Sequence[Costs]) -> list[str]:
     )
     if uncounted:
         said.append(
-            f"{uncounted} cells were timed by a version that did not count parameters, and are no part of the "
-            "exponents in their number."
+            f"{counted(uncounted, 'cell')}, timed by a version that did not count parameters: no part of the exponents "
+            "in their number."
         )
     return said
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ...stepcost_suite import StepCostSuite
 from ...sweep import Costs
+from ...wording import counted
 from ..formats import interval, number
 from ..labels import Labels
 from ..plain import plain
@@ -21,7 +22,9 @@ def print_tables(suite: StepCostSuite, found: Sequence[Costs], console: Console)
     """Prints one row a cell: the first method's step, its ratio to each rival, and memory."""
     label = Labels(suite)
     ours, *rivals = (label.method(method) for method in suite.methods)
-    table = Table(title=f"{suite.suite}: medians over {suite.rounds} rounds [95% interval]", title_justify="left")
+    table = Table(
+        title=f"{suite.suite}: medians over {counted(suite.rounds, 'round')} [95% interval]", title_justify="left"
+    )
     table.add_column("cell")
     table.add_column(f"{ours}, ms", justify="right")
     for rival in rivals:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ...sweep import Costs
 from ...theory_suite import TheorySuite
+from ...wording import counted
 from ..formats import interval, number
 from ..labels import Labels
 from ..plain import plain
@@ -21,7 +22,9 @@ HEADINGS = {"link_gap": "gap from kernel", "order": "order", "rate": "rate an ep
 def print_tables(suite: TheorySuite, found: Sequence[Costs], console: Console) -> None:
     """Prints one row a cell."""
     label = Labels(suite)
-    table = Table(title=f"{suite.suite}: medians over {len(suite.seeds)} seeds [95% interval]", title_justify="left")
+    table = Table(
+        title=f"{suite.suite}: medians over {counted(len(suite.seeds), 'seed')} [95% interval]", title_justify="left"
+    )
     table.add_column("cell")
     for heading in (*HEADINGS.values(), "‖r⁺‖ / bound"):
         table.add_column(heading, justify="right", no_wrap=console.width >= 120)

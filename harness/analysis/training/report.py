@@ -7,6 +7,7 @@ from typing import Any
 from ...sweep import Contender
 from ...training_suite import TrainingSuite
 from ...trial import TrialResult
+from ...wording import counted
 from .. import labels
 from ..labels import Labels
 from ..page import Form, figure_address, provenance, provenance_notes, write_page
@@ -135,11 +136,11 @@ def notes(suite: TrainingSuite, contenders: Sequence[Contender]) -> list[str]:
     found = provenance_notes(results, (len(contenders) + untuned) * len(suite.seeds))
     if len(suite.seeds) < MIN_PAIRS:
         found.append(
-            f"{len(suite.seeds)} seeds are too few to tell a difference from chance; give at least {MIN_PAIRS}."
+            f"Too few to tell a difference from chance: {counted(len(suite.seeds), 'seed')}; give at least {MIN_PAIRS}."
         )
     at_once = sum(result.at_target(suite.target_of(result.trial.problem), "epoch") == 0 for result in results)
     if at_once:
-        found.append(f"{at_once} trials met the target before training: the target is too easy.")
+        found.append(f"{counted(at_once, 'trial')} met the target before training: the target is too easy.")
     return found
 
 

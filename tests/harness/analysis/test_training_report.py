@@ -144,7 +144,7 @@ def test_several_problems_keep_their_names_units_and_data(tmp_path: Path) -> Non
 
 
 def test_a_reader_is_warned(contenders: list[Contender]) -> None:
-    assert notes(SUITE, contenders) == ["3 seeds are too few to tell a difference from chance; give at least 6."]
+    assert notes(SUITE, contenders) == ["Too few to tell a difference from chance: 3 seeds; give at least 6."]
     easy = SUITE.model_copy(update={"target": 2.0})
     assert any("12 trials met the target before training" in note for note in notes(easy, contenders))
     moved = [{"commit": commit, "code": code} for commit, code in (("a", "1"), ("b", "1"), ("b", "2"))]
