@@ -68,9 +68,8 @@ def list_claims(names: Sequence[str], full: bool, as_json: bool) -> None:
     for claim, record in zip(claims, records, strict=True):
         click.echo(f"{claim.claim} ({record['fingerprint']}): {claim.statement}")
         click.echo(f"  where: {claim.where}")
-        click.echo(
-            f"  source: {claim.source}; measured by {', '.join(claim.suites())} ({counted(record['trials'], 'trial')})"
-        )
+        trials = counted(sum(suites[name].size() for name in claim.suites()), "trial")
+        click.echo(f"  source: {claim.source}; measured by {', '.join(claim.suites())} ({trials})")
         for part in claim.parts:
             shown = "" if part.decides else " (shown, does not decide)"
             click.echo(f"  {part.part}: {part.accept}{shown}")

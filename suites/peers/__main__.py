@@ -15,6 +15,7 @@ from .statistics import ratio, wrong
 from .table import markdown, number
 
 RESULTS = Path("results/peers")
+PATIENCE = 120  # seconds: make peers has just installed the libraries
 SCRATCH = Path(".peers")  # what is not a complete run does not replace one
 
 
@@ -65,6 +66,7 @@ def main(
                 QUICK if quick else FULL,
                 report=lambda row: click.echo(_line(row)),
                 save=lambda unfinished: write(unfinished, path),
+                patience=PATIENCE if complete else 0,
             )
     _publish(record, folder)
     click.echo(f"{folder / 'peers.md'}")

@@ -1,5 +1,6 @@
 """Clocks and memory. The standard library alone, so that the JAX environment measures in the same way."""
 
+import os
 import random
 import resource
 import statistics
@@ -9,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FULL", "QUICK", "Budget", "Memory", "interleave"]
+__all__ = ["BUSY", "FULL", "QUICK", "Budget", "Memory", "interleave", "settled_load"]
 
+BUSY = 0.5  # running programs, on average over the last minute
 SHORT = 1.0  # seconds; a longer call does not feel what ran before it
 REPEATS = 20  # of a short call in one round, at most
 
@@ -29,6 +31,21 @@ class Budget:
 
 FULL = Budget(seconds=25, least=5, most=100, limit=900)
 QUICK = Budget(seconds=1, least=2, most=10, limit=300)
+
+
+def settled_load(patience: float, interval: float = 5.0) -> float:
+    """The machine's load, once what ran before, such as an installation, has faded from it.
+
+    Args:
+        patience: Seconds to wait at most.
+        interval: Seconds between two looks.
+    """
+    load = os.getloadavg()[0]
+    while load >= BUSY and patience > 0:
+        time.sleep(interval)
+        patience -= interval
+        load = os.getloadavg()[0]
+    return load
 
 
 def interleave(

@@ -1,7 +1,6 @@
 """Runs the cases, each in a process of its own, and keeps a row of every one, whatever became of it."""
 
 import datetime
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from harness.environment import environment
 
-from .measure import Budget
+from .measure import Budget, settled_load
 from .networks import SHARED, WORKLOADS
 from .peers import OURS, PEERS, RIVALS, installed_version
 from .record import SOMAX, Case, Record, Row, read_row, write_case
@@ -107,11 +106,15 @@ def run(
     budget: Budget,
     report: Callable[[Row], None],
     save: Callable[[Record], None],
+    patience: float = 0,
 ) -> Record:
-    """Measures the peers on the workloads, then on the traps; ``report`` and ``save`` hear of every new row."""
+    """Measures the peers on the workloads, then on the traps; ``report`` and ``save`` hear of every new row.
+
+    A busy machine is given ``patience`` seconds to come to rest before.
+    """
     facts = environment() | {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "load": os.getloadavg()[0],
+        "load": settled_load(patience),
         "threads": THREADS,
         "damping": DAMPING,
         "seconds a case": budget.seconds,

@@ -5,6 +5,7 @@ import statistics
 from harness.analysis.statistics import Interval
 from harness.problems.resnets import GROUPS
 
+from .measure import BUSY
 from .networks import SHARED
 from .peers import OURS
 from .record import Record, Row
@@ -12,7 +13,6 @@ from .statistics import LIMIT, LIMIT_FLOAT64, beside, least_ratio, ratio, rival_
 
 __all__ = ["markdown", "number"]
 
-BUSY = 0.5  # running programs, on average over the minute before
 QUANTITIES = {"gram": "Gram", "step": "step"}
 
 

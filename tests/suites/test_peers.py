@@ -21,7 +21,7 @@ from harness.phases import PHASES
 from suites.peers import truth
 from suites.peers.__main__ import main
 from suites.peers.figure import draw
-from suites.peers.measure import QUICK, Budget, Memory, interleave
+from suites.peers.measure import QUICK, Budget, Memory, interleave, settled_load
 from suites.peers.networks import SHARED, WORKLOADS, mlp
 from suites.peers.peers import PEERS, RIVALS
 from suites.peers.record import Case, Record, Row, read, read_row, write, write_row
@@ -184,6 +184,17 @@ def test_beside_a_long_call_short_ones_are_timed_more_often_and_their_median_cou
     calls["sgd"] = clock.call("s", lambda: 0.001)
     interleave(calls, Budget(seconds=0, least=1, most=1, limit=1), clock)
     assert clock.log.count("s") == 2 + 1 + 20
+
+
+@pytest.mark.parametrize(("patience", "waited", "load"), [(0, 0, 1.3), (5, 5, 0.8), (120, 10, 0.4)])
+def test_a_busy_machine_is_given_time_to_come_to_rest(
+    patience: float, waited: float, load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("suites.peers.measure.os.getloadavg", lambda: ([1.3, 0.8, 0.4][len(slept)], 0, 0))
+    monkeypatch.setattr("suites.peers.measure.time.sleep", slept.append)
+    assert settled_load(patience) == load
+    assert sum(slept) == waited
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 5), (8.5, 9), (1e9, 20)])
