@@ -181,4 +181,4 @@ def test_the_crossover_of_a_planted_growth(tmp_path: Path) -> None:
 def test_uncounted_parameters_are_told() -> None:
     found = _growing(counted=False)
     assert {fit.axis for fit in growths(GROWING, found)} == {"width"}
-    assert "6 cells were timed by a version that did not count parameters" in notes(GROWING, found)[0]
+    assert "6 cells, timed by a version that did not count parameters" in notes(GROWING, found)[0]
