@@ -14,6 +14,7 @@ and late ones unfolded.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ __all__ = ["RECOGNISERS", "ConvolutionUse"]
 
 FOLDED, UNFOLDED = "folded", "unfolded"
 
-# Entries of the rows for one of the windows from which on a CPU is faster the second way. At 1, the second takes up to
-# 1.4 times as long as the first; from 2 on it never took longer, at 8 half as long.
+# Entries of rows for one of windows, from which on the second way is the faster one on a CPU. At 1 it takes up to 1.4
+# times as long as the first; from 2 on it never took longer, at 8 half as long.
 ROWS_OVER_WINDOWS = 2
 
 UNCHOSEN = Choice(FOLDED, "")
@@ -53,7 +54,7 @@ class ConvolutionUse(WeightAndBias):
 
     def _weight_rows(self, weight: Tensor, cotangent: Tensor, part: slice = WHOLE) -> Tensor:
         """Each output's and row's own weight gradient, (o, R, *weight.shape) cut to ``part``."""
-        x: Tensor = saved(self.node, "input").detach().to(cotangent.dtype)
+        x: Tensor = saved(self.node, "input").to(cotangent.dtype)
         if saved(self.node, "groups") > 1 and part != WHOLE:  # which keeps weights small
             return self._weight_rows(weight, cotangent)[:, :, part]
         # The leading dimension of the weight: its output channels, or its input channels if transposed.
@@ -90,9 +91,10 @@ class ConvolutionUse(WeightAndBias):
 
         A transposed convolution is one from its output to its input: they change places.
         """
-        fixed, seen = x.unsqueeze(0), cotangent
-        if not saved(self.node, "transposed"):
-            fixed, seen = seen, fixed  # what is the same for all outputs stands alone: (1, R, c, …)
+        if saved(self.node, "transposed"):
+            fixed, seen = x.expand(len(cotangent), *x.shape), cotangent
+        else:
+            fixed, seen = cotangent, x.unsqueeze(0)  # (1, R, c, …): all outputs share its windows
         rows = cotangent.new_empty(*cotangent.shape[:2], *weight.shape)
         kernel, positions, groups = weight.shape[2:], fixed.shape[3:], saved(self.node, "groups")
         window_bytes = fixed[0, 0, 0].nbytes * seen.shape[2] * math.prod(kernel)  # of one row's
@@ -102,7 +104,7 @@ class ConvolutionUse(WeightAndBias):
             for k, of_output in enumerate(rows):
                 if k < len(seen):
                     windows = self._windows(seen[k, piece], kernel, positions)
-                out, f = of_output[piece], fixed[k % len(fixed), piece]
+                out, f = of_output[piece], fixed[k, piece]
                 by_group = (len(out) * groups, out.shape[1] // groups, -1)
                 # (R·groups, leading/groups, T) @ (R·groups, T, c/groups·k)
                 torch.bmm(f.reshape(by_group), windows.mT, out=out.view(by_group))
@@ -152,8 +154,13 @@ class ConvolutionUse(WeightAndBias):
         positions = math.prod((saved(self.node, "input") if transposed else cotangent[0]).shape[2:])
         # Those of all outputs share windows; where it is the convolution's output that is seen, each has its own.
         channels = (1 if transposed else len(cotangent)) * weight.shape[0] // saved(self.node, "groups")
-        way = UNFOLDED if channels >= ROWS_OVER_WINDOWS * positions else FOLDED
-        return Choice(way, f"for an entry of a kernel, rows have {channels} entries to copy, windows {positions}")
+        return _fewer_copied(channels, positions)
+
+
+@lru_cache  # a step asks for every layer
+def _fewer_copied(channels: int, positions: int) -> Choice:
+    way = UNFOLDED if channels >= ROWS_OVER_WINDOWS * positions else FOLDED
+    return Choice(way, f"for an entry of a kernel, rows have {channels} entries to copy, windows {positions}")
 
 
 RECOGNISERS = {"ConvolutionBackward0": ConvolutionUse.recognised}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.problems.resnets import resnet
+from harness.wording import counted
 
 __all__ = ["SHARED", "WORKLOADS", "Workload"]
 
@@ -60,7 +61,7 @@ def _resnet(outputs: int, batch: int) -> Workload:
     def network(depth: int) -> nn.Module:
         return resnet("groupnorm", channels=3, width=16, depth=depth, outputs=outputs, seed=0)
 
-    title = f"ResNet-32, {outputs} output{'s' * (outputs > 1)}, batch {batch}"
+    title = f"ResNet-32, {counted(outputs, 'output')}, batch {batch}"
     tiny = Workload("tiny", lambda: network(8), (2, 3, 8, 8), outputs)
     return Workload(title, lambda: network(32), (batch, 3, 32, 32), outputs, tiny)
 
