@@ -105,7 +105,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
     uses: list[Use] = []
     signature: list[object] = []
     generic: dict[Tensor, str] = {}
-    seen_parameters: set[Tensor] = set()
+    unseen = dict(parameters)
     vectorisable = True
     refusals = HIDING | MIXING if by_sample else HIDING
     root = residuals.grad_fn
@@ -134,8 +134,9 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
         use = recognise(node, edges, known) if recognise is not None else None
         if use is not None:
             uses.append(use)
-            signature.extend(map(id, use.parameters))
-            seen_parameters.update(use.parameters)
+            for parameter in use.parameters:
+                signature.append(id(parameter))
+                unseen.pop(parameter, None)
             handled = use.handled
         for position, (child, number) in enumerate(edges):
             if child is None or position in handled:
@@ -144,7 +145,7 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
             if is_leaf(child):
                 variable: Tensor = child.variable  # type: ignore[attr-defined]
                 if variable in parameters:
-                    seen_parameters.add(variable)
+                    unseen.pop(variable, None)
                     generic[variable] = f"no rule for its use by {name}"
                 continue
             if child not in visited:
@@ -152,11 +153,10 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
                 stack.append(child)
             signature.append(visited[child])
 
-    unseen = [name for parameter, name in parameters.items() if parameter not in seen_parameters]
     if unseen:
         raise UnsupportedError(
             f"the residuals do not depend on the trainable parameter{'s' if len(unseen) > 1 else ''} "
-            f"{listed(unseen)}: unused in this forward pass, or hidden by a custom autograd.Function; "
+            f"{listed(unseen.values())}: unused in this forward pass, or hidden by a custom autograd.Function; "
             "freeze what is unused with requires_grad_(False)"
         )
     # A parameter's Jacobian is the sum over its uses: one use that no rule serves sends them all to the generic rule.

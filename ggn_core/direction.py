@@ -42,7 +42,7 @@ class Direction:
         self.prior = prior
         self._system, self._groups, self._lr = system, groups, lr
         self._prior_image = None if prior is None else system.product(prior)  # J μφ
-        rhs = system.r if self._prior_image is None else system.r.double() - self._prior_image
+        rhs = system.r if self._prior_image is None else system.r - self._prior_image
         self.solution = system.solve(rhs, damping)
         self._parts: dict[Tensor, Tensor] | None = None
 
@@ -84,7 +84,7 @@ class Direction:
     @cached_property
     def slope(self) -> float:
         """Minus the derivative of the sum of squares with respect to the step length, 2 rᵀ J (lr Δ)."""
-        return 2 * float(self._system.r.double() @ self.image)
+        return 2 * float(self._system.r @ self.image)
 
     def complete(self) -> "Direction":
         """Computes everything now, while the parameters are where the graph was recorded."""

@@ -154,7 +154,7 @@ class Start:
         evaluations.begin(residuals)
         self._evaluations, self._roots, self._towards = evaluations, system.roots, towards
         self._prior, self._max_step_norm = prior, max_step_norm
-        self.loss = float(system.r.double().square().sum())
+        self.loss = float(system.r @ system.r)
         self.noise = torch.finfo(residuals.dtype).eps * self.loss
         self.put_back, self.accept = evaluations.put_back, evaluations.accept
 

@@ -91,18 +91,18 @@ class Jacobian:
 
     def transposed(self, v: Tensor) -> dict[Tensor, Tensor]:
         """Jᵀ v, parameter by parameter, for v of shape (n·o,)."""
-        weights = self.rows.output_major(v)
+        weights = self._by_output(v)
         return {p: part for block in self.blocks for p, part in block.transposed(weights.to(block.dtype))}
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """J u, of shape (n·o,), for a direction u that holds a tensor of each parameter's shape."""
         products = [block.product(direction) for block in self.blocks]
-        return self.rows.sample_major(sum(products[1:], start=products[0]))
+        return self.rows.sample_major(sum(products[1:], start=products[0]).reshape(-1))
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
-        weights = self.rows.output_major(v)
-        by_dtype = {dtype: weights.to(dtype) for dtype in {block.dtype for block in self.blocks}}
+        weights = self._by_output(v)
+        by_dtype = {dtype: weights.to(dtype) for dtype in self.dtypes}
         # What is formed anew reads the graph, in which a parameter may be a layer's input: so before any is changed.
         late = [block for block in self.blocks if isinstance(block, RecomputedBlock)]
         parts = [part for block in late for part in block.transposed(by_dtype[block.dtype])]
@@ -111,6 +111,10 @@ class Jacobian:
                 block.add_transposed_(by_dtype[block.dtype], alpha)
         for parameter, part in parts:
             parameter.add_(part, alpha=alpha)
+
+    def _by_output(self, v: Tensor) -> Tensor:
+        """(n·o,) -> (o, n), as the blocks take it."""
+        return self.rows.output_major(v).view(self.rows.outputs, self.rows.samples)
 
 
 class Linearizer:
@@ -229,10 +233,12 @@ class Linearizer:
             For each use, (o, *z.shape).
         """
         n, o = rows.samples, rows.outputs
-        # (o, n, o): cotangent k picks output k of every sample
-        basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
-        edges = [use.edge for use in uses]
-        return list(backward_passes(residuals, edges, basis.reshape(o, *residuals.shape), vectorise))
+        if o == 1:
+            basis = torch.ones_like(residuals).unsqueeze(0)
+        else:  # (o, n, o): cotangent k picks output k of every sample
+            basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
+            basis = basis.reshape(o, *residuals.shape)
+        return list(backward_passes(residuals, [use.edge for use in uses], basis, vectorise))
 
 
 def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:

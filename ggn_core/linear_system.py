@@ -25,11 +25,11 @@ COLUMNS_AT_ONCE = 8  # products in one vectorised pass; each holds a copy of the
 
 
 class LinearSystem(Protocol):
-    """What a step asks of its linear system. Vectors over the residuals are (n·o,), in float64 where they come out."""
+    """What a step asks of its linear system. Vectors over the residuals are (n·o,), and those it gives float64."""
 
     @property
     def r(self) -> Tensor:
-        """The residuals, in their own dtype."""
+        """The residuals."""
 
     @property
     def roots(self) -> Tensor | None:
@@ -90,15 +90,16 @@ class AssembledSystem:
         # Symmetric, its rows output by output: cheaper to reorder vectors than the matrix.
         self._matrix = workspace.square("Gram matrix", len(lower), torch.float64, lower.device)
         mirrored(lower, out=self._matrix)
-        self.r = residuals
+        self.r = residuals.double()
         if roots is not None:
             weights = self._inside(roots)
             self._matrix.mul_(weights).mul_(weights[:, None])
-            self.r = residuals * roots
+            self.r = self.r * roots
 
     def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
         solution = self._solve(self._matrix, self._inside(rhs), damping, self._precision, self._workspace)
-        return replace(solution, v=self._jacobian.rows.sample_major(solution.v))
+        rows = self._jacobian.rows
+        return solution if rows.outputs == 1 else replace(solution, v=rows.sample_major(solution.v))
 
     def gram_product(self, v: Tensor) -> Tensor:
         return self._jacobian.rows.sample_major(self._matrix @ self._inside(v))
@@ -110,7 +111,7 @@ class AssembledSystem:
 
     def _inside(self, v: Tensor) -> Tensor:
         """In the order and precision of the matrix."""
-        return self._jacobian.rows.output_major(v.double()).view(-1)  # (n·o,) -> (o·n,)
+        return self._jacobian.rows.output_major(v.double())
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         return self._weighted(self._jacobian.product(direction).double())
@@ -158,7 +159,7 @@ class MatrixFreeSystem:
         self._start = start if start is not None and start.shape == residuals.shape else None
         self._preconditioner: Nystrom | None = None
         self._matrix: Tensor | None = None
-        self.r = residuals if roots is None else residuals * roots
+        self.r = residuals.double() if roots is None else residuals.double() * roots
 
     def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
         rhs, damping = rhs.double(), float(damping)

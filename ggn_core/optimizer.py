@@ -234,14 +234,15 @@ class GGN(torch.optim.Optimizer):
             evaluations = Evaluations(closure, self.model, list(parameters), whole)
         residuals, system = self._linear_system(closure, parameters, sample_weights, settings.damping)
         # What is read comes before what is written: a layer's input, or the residuals, may be a parameter.
-        loss, gradient_norm = mean_square(system.r, system.roots), system.squared_norm(system.r).sqrt()
+        loss = mean_square(system.r, system.roots).to(residuals.dtype)
+        gradient_norm = system.squared_norm(system.r).sqrt()
         prior = momentum_.prior(self.state, self.param_groups) if settings.momentum else None
 
         def towards(damping: float | Tensor, prior: Mapping[Tensor, Tensor] | None) -> Direction:
             if settings.largest_lr is None:
                 return CapturableDirection(system, damping, prior, self.param_groups, settings.lr)
             direction = Direction(system, damping, prior, self.param_groups, settings.lr)
-            if not bool(torch.isfinite(settings.largest_lr * direction.norm)):
+            if not math.isfinite(settings.largest_lr * float(direction.norm)):
                 raise NonFiniteError("the step is not finite: the residuals are too large for the damping and dtype")
             return direction
 

@@ -44,4 +44,4 @@ def check_roots(roots: Tensor) -> None:
 
 def mean_square(residuals: Tensor, roots: Tensor | None) -> Tensor:
     """Σ ω r² / Σ ω, for residuals (n·o,) that the roots have multiplied already; the plain mean without weights."""
-    return residuals.square().mean() if roots is None else residuals.square().sum() / roots.square().sum()
+    return residuals.dot(residuals) / (len(residuals) if roots is None else roots.square().sum())

@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
     "HALF", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf",
-    "output_shape", "saved", "widened",
+    "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -77,6 +77,13 @@ def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype)) if tensor.dtype in HALF else tensor
 
 
+def present(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Those that there are. Written out, for every step asks it of every layer."""
+    if bias is None:
+        return () if weight is None else (weight,)
+    return (bias,) if weight is None else (weight, bias)
+
+
 def output_shape(node: Node) -> tuple[int, ...]:
     """The shape of the node's first output."""
     return tuple(node._input_metadata[0].shape)
@@ -104,12 +111,12 @@ class Rows:
         return self.samples * self.outputs
 
     def output_major(self, v: Tensor) -> Tensor:
-        """One entry a residual, from the residuals' own order: (n·o,) -> (o, n)."""
-        return v.view(self.samples, self.outputs).T.contiguous()
+        """One entry a residual, from the residuals' own order to that of the rows: (n·o,) -> (o·n,)."""
+        return v if self.outputs == 1 else v.view(self.samples, self.outputs).T.reshape(-1)
 
     def sample_major(self, v: Tensor) -> Tensor:
-        """Back again: (o, n) -> (n·o,)."""
-        return v.reshape(self.outputs, self.samples).T.reshape(-1)
+        """Back again: (o·n,) -> (n·o,)."""
+        return v if self.outputs == 1 else v.view(self.outputs, self.samples).T.reshape(-1)
 
 
 @dataclass(frozen=True)

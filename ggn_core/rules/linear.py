@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import HALF, WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, saved, widened
+from .base import HALF, WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, present, saved, widened
 
 __all__ = ["RECOGNISERS", "LinearUse"]
 
@@ -44,7 +44,7 @@ class LinearUse:
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        return tuple(p for p in (self.weight, self.bias) if p is not None)
+        return present(self.weight, self.bias)
 
     def layouts(self, samples: int) -> Sequence[Layout]:
         return Layout.along(0, self.rows, samples)

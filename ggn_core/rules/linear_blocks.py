@@ -213,11 +213,10 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
     size, n = gram.shape[0], lefts[0].shape[1]
     entries = max(lefts[0].shape[2], rights[0].shape[2])
     if size == n and is_one_product(size, entries):  # one output: the same in fewer steps, for here they count
-        (x, y), (a, b) = lefts, rights
-        products = a[0] @ b[0].T
-        gram.addcmul_(x[0] @ y[0].T, products.add_(1) if with_bias else products)
+        (x, y), (a, b) = ((p[0], p[0] if q is p else q[0]) for p, q in (lefts, rights))  # (n, ·) each
+        gram.addcmul_(_inner_products(x, y), _inner_products(a, b, plus_one=with_bias))
         return
-    left, right = _Products(*lefts, size, 0.0), _Products(*rights, size, 1.0 if with_bias else 0.0)
+    left, right = _Products(*lefts, size), _Products(*rights, size, plus_one=with_bias)
     shared = left.shared is not None or right.shared is not None
     for block in lower_blocks(size, entries, n if shared else 1):
         tile = gram[block.start :, block]
@@ -226,21 +225,24 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
         tile.addcmul_(left(block, tile), right(block, tile))
 
 
+def _inner_products(x: Tensor, y: Tensor, plus_one: bool = False) -> Tensor:
+    """x_i · y_j, perhaps + 1: (R, m) and (C, m) -> (R, C)."""
+    return torch.addmm(x.new_ones(()), x, y.T) if plus_one else x @ y.T
+
+
 class _Products:
     """Inner products of rows (o or 1, n, m), tile by tile; those that all outputs share are computed once."""
 
-    def __init__(self, x: Tensor, y: Tensor, size: int, plus: float):
-        self.x, self.y, self.plus = x.flatten(0, 1), y.flatten(0, 1), plus
-        self.shared = self._of(self.x, self.y)[None, :, None] if len(self.x) < size else None  # (1, n, 1, n)
+    def __init__(self, x: Tensor, y: Tensor, size: int, plus_one: bool = False):
+        self.x, self.y, self.plus_one = x.flatten(0, 1), y.flatten(0, 1), plus_one
+        self.shared: Tensor | None = None
+        if len(self.x) < size:
+            self.shared = _inner_products(self.x, self.y, plus_one)[None, :, None]  # (1, n, 1, n)
 
     def __call__(self, block: slice, tile: Tensor) -> Tensor:
         if self.shared is not None:
             return self.shared
-        return self._of(self.x[block.start :], self.y[block]).view(tile.shape)
-
-    def _of(self, x: Tensor, y: Tensor) -> Tensor:
-        products = x @ y.T
-        return products.add_(self.plus) if self.plus else products
+        return _inner_products(self.x[block.start :], self.y[block], self.plus_one).view(tile.shape)
 
 
 def blocks(
@@ -276,7 +278,11 @@ def blocks(
             paired.add(bias)
         else:
             bias = None
-        made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
+        vectors = _vectors(*mine[0]) if len(mine) == 1 else None
+        if vectors is not None:
+            made.append(VectorBlock(*vectors, weight, bias, flipped, rows))
+        else:
+            made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
     for bias, indices in of_bias.items():
         if bias not in paired:
             summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
@@ -297,6 +303,13 @@ def _block(
     if left.shape[2] > 1:
         return SequenceBlock(left, right, weight, bias, flipped, rows, choose=choose)
     return VectorBlock(left.squeeze(2), right.squeeze(2), weight, bias, flipped, rows)
+
+
+def _vectors(use: LinearUse, cotangent: Tensor, layout: Layout) -> Pair | None:
+    """Left (o, n, p) and right (1, n, d) as they come, where every row is a sample: the plain case, in few steps."""
+    if layout.positions > 1 or layout.axis != 0 or use.activation is None:
+        return None
+    return cotangent, use.activation.unsqueeze(0)
 
 
 def _factors(use: LinearUse, cotangent: Tensor, layout: Layout, flipped: bool) -> Pair:

@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import Edges, Layout, Parameters, leaf, output_shape
+from .base import Edges, Layout, Parameters, leaf, output_shape, present
 
 __all__ = ["WeightAndBias"]
 
@@ -43,7 +43,7 @@ class WeightAndBias:
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        return tuple(p for p in (self.weight, self.bias) if p is not None)
+        return present(self.weight, self.bias)
 
     def layouts(self, samples: int) -> Sequence[Layout]:
         return Layout.along(0, output_shape(self.node)[0], samples)
