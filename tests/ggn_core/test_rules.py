@@ -14,7 +14,7 @@ from ggn_core.jacobian import Linearizer
 from ggn_core.reference import dense_gram
 from ggn_core.rules import linear_blocks, triangle
 from ggn_core.rules.linear_blocks import SequenceBlock
-from ggn_core.rules.triangle import mirrored
+from ggn_core.rules.triangle import BLOCK_COLUMNS, mirrored
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -74,11 +74,11 @@ def test_materializing_piece_by_piece_changes_nothing(monkeypatch: pytest.Monkey
     assert torch.allclose(mirrored(whole), mirrored(pieces), rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [3, 64, 65, 130])
+@pytest.mark.parametrize("size", [3, BLOCK_COLUMNS, BLOCK_COLUMNS + 1, 2 * BLOCK_COLUMNS + 2])
 def test_a_triangle_is_mirrored_whatever_stands_above_it(size: int) -> None:
     whole = torch.randn(size, size, dtype=torch.float64)
     whole = whole + whole.T
-    counts = torch.ones_like(whole).tril() == 1 if size > 64 else torch.ones_like(whole) == 1
+    counts = torch.ones_like(whole).tril() == 1 if size > BLOCK_COLUMNS else torch.ones_like(whole) == 1
     lower = torch.where(counts, whole, torch.nan)
     assert torch.equal(mirrored(lower), whole)
     out = torch.empty(size, size)

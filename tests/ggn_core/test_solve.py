@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ggn_core import NonFiniteError
-from ggn_core.solve import REFINED_FROM, _refined, solve_damped
+from ggn_core.capturable import solve_on_device
+from ggn_core.solve import PADDING, REFINED_FROM, _refined, solve_damped
 from ggn_core.workspace import Workspace
 
 
@@ -87,22 +88,49 @@ def _many(condition: float) -> tuple[torch.Tensor, torch.Tensor]:
     return gram, torch.randn(MANY, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize(("precision", "error"), [(torch.float64, 2.2e-16), (torch.float32, 1.2e-10)])
 @pytest.mark.parametrize("damping", [1.0, 1e-2, 1e-4])
-def test_a_single_precision_factor_is_refined_to_double_precision(damping: float) -> None:
+def test_a_single_precision_factor_is_refined(damping: float, precision: torch.dtype, error: float) -> None:
+    """To double precision, or to a thousandth of the error that single precision has left in the Gram matrix."""
     gram, rhs = _many(1e12)
     damped = gram + damping * torch.eye(MANY, dtype=torch.float64)
-    refined = _refined(gram, rhs, damping, float(gram.diagonal().amax()), Workspace())
+    refined = _refined(gram, rhs, damping, float(gram.diagonal().amax()), precision, Workspace())
     assert refined is not None
     expected = torch.linalg.solve(damped, rhs)
     # A backward stable solution is within ε ‖A‖ ‖A⁻¹‖ of the true one, up to a modest factor.
-    assert (refined - expected).norm() / expected.norm() < 1e2 * 2.2e-16 / damping
-    assert torch.equal(solve_damped(gram, rhs, damping).v, refined)
+    assert (refined - expected).norm() / expected.norm() < 1e2 * error / damping
+    assert torch.equal(solve_damped(gram, rhs, damping, precision).v, refined)
+
+
+@pytest.mark.parametrize("size", [127, 128, 192, 384, 448])
+@pytest.mark.parametrize("damping", [0.0, 1e-2])
+def test_a_factor_with_a_few_rows_of_the_identity_solves_the_same_system(size: int, damping: float) -> None:
+    """Sizes at which LAPACK is slow are padded; what stood in the workspace before is no part of the system."""
+    gram, rhs = _gram(torch.linspace(0.5, 2, size).tolist()), torch.linspace(-1, 1, size, dtype=torch.float64)
+    workspace = Workspace()
+    for dtype in (torch.float32, torch.float64):
+        for name in ("damped", "factor"):
+            workspace.square(f"{name} in {dtype}", size + PADDING, dtype, gram.device).fill_(math.nan)
+    expected = torch.linalg.solve(gram + damping * torch.eye(size, dtype=torch.float64), rhs)
+    for precision in (torch.float64, torch.float32):
+        solution = solve_damped(gram, rhs, damping, precision, workspace)
+        assert solution.solver == "cholesky"
+        assert (solution.v - expected).norm() < 1e-8 * expected.norm()
+    on_device = solve_on_device(gram, rhs, damping or 1e-30, workspace=workspace)
+    assert (on_device.v - expected).norm() < 1e-8 * expected.norm()
+
+
+def test_a_padded_factor_does_not_make_a_singular_matrix_trustworthy() -> None:
+    gram, rhs = _gram([0.0] + [1.0] * 127), torch.ones(128, dtype=torch.float64)
+    solution = solve_damped(gram, rhs, 0.0)
+    assert solution.solver == "pseudo-inverse"
+    assert torch.allclose(solution.v, torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ rhs, rtol=1e-8)
 
 
 def test_where_single_precision_cannot_see_the_damping_the_factor_is_in_double_precision() -> None:
     gram, rhs = _many(1e12)
     damping = 1e-8
-    assert _refined(gram, rhs, damping, float(gram.diagonal().amax()), Workspace()) is None
+    assert _refined(gram, rhs, damping, float(gram.diagonal().amax()), torch.float64, Workspace()) is None
     solution = solve_damped(gram, rhs, damping)
     expected = torch.linalg.solve(gram + damping * torch.eye(MANY, dtype=torch.float64), rhs)
     assert solution.solver == "cholesky"
