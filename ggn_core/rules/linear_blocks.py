@@ -211,7 +211,8 @@ def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> 
         with_bias: Whether the 1 is added.
     """
     size, n = gram.shape[0], lefts[0].shape[1]
-    entries = max(lefts[0].shape[2], rights[0].shape[2])
+    # What all outputs share is a small product. The others decide about blocks.
+    entries = max(side.shape[2] for side in (lefts[0], rights[0]) if len(side) * n == size)
     if size == n and is_one_product(size, entries):  # one output: the same in fewer steps, for here they count
         (x, y), (a, b) = ((p[0], p[0] if q is p else q[0]) for p, q in (lefts, rights))  # (n, ·) each
         gram.addcmul_(_inner_products(x, y), _inner_products(a, b, plus_one=with_bias))
