@@ -3,10 +3,12 @@
 import statistics
 
 from harness.analysis.statistics import Interval
+from harness.phases import PHASES
 from harness.problems.resnets import GROUPS
 
+from .count import least
 from .measure import BUSY
-from .networks import SHARED
+from .networks import SHARED, WORKLOADS
 from .peers import OURS
 from .record import Record, Row
 from .statistics import LIMIT, LIMIT_FLOAT64, beside, least_ratio, ratio, rival_ratio, wrong
@@ -20,7 +22,7 @@ def markdown(record: Record) -> str:
     """The whole page."""
     parts = ["# Gram and step beside other libraries", _provenance(record), _summary(record)]
     parts += [_workload(record, name, title) for name, title in _measured(record).items()]
-    parts += [_exactness(record), NOTES.format(damping=record.facts["damping"], groups=GROUPS)]
+    parts += [_parts(record), _exactness(record), NOTES.format(damping=record.facts["damping"], groups=GROUPS)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -100,10 +102,29 @@ def _workload(record: Record, name: str, title: str) -> str:
             row = _row(record, peer, name, quantity)
             if row is not None:
                 lines.append(_cells(record.titles["peers"][peer], quantity_title, *_measurements(row)))
-    phases = _row(record, OURS, name, "phases")
-    if phases is not None and phases.seconds:
-        shown = ", ".join(f"{phase} {_milliseconds(phases, phase)}" for phase in phases.seconds)
-        lines += ["", f"The parts of {record.titles['peers'][OURS]}'s step, ms: {shown}."]
+    return "\n".join(lines)
+
+
+def _parts(record: Record) -> str:
+    """Of our step on every workload, beside the least that the count of operations allows."""
+    rows = {name: _row(record, OURS, name, "phases") for name in _measured(record)}
+    timed = {name: row for name, row in rows.items() if row is not None and row.seconds}
+    if not timed:
+        return ""
+    heads = ("ms", "SGD's step", *PHASES, "least by count, over SGD")
+    lines = [
+        f"## The parts of the step of {record.titles['peers'][OURS]}",
+        "",
+        "In a process of its own. How multiply-adds are counted is told below.",
+        "",
+        _cells(*heads),
+        _rule(len(heads) - 1),
+    ]
+    for name, row in timed.items():
+        parts = [_milliseconds(row, phase) for phase in PHASES]
+        count = number(least(WORKLOADS[name])) if name in WORKLOADS else ""
+        sgd = _milliseconds(beside(record, name, "sgd"), "sgd")
+        lines.append(_cells(record.titles["workloads"][name], sgd, *parts, count))
     return "\n".join(lines)
 
 
@@ -167,6 +188,10 @@ NOTES = """\
 - torch.func and nngeometry offer no step, torch-levenberg-marquardt and somax no Gram matrix. TorchJD's step is its
   Gram matrix, a Cholesky solve, one backward pass with the solution and SGD's update. somax' EGN takes one output a
   sample: it is given all outputs as one row. Its step and its SGD are compiled by XLA; compilation is not counted.
+- Counted are multiply-adds, with N = n o rows for n samples of o outputs. GGN: the forward pass; o passes to the
+  layers' outputs; of a linear layer, half of its two Grams and one weight gradient; of any other, o weight gradients,
+  half of their Gram, and their product with the solution; N³/6 for the factor. SGD: the forward pass, one pass to the
+  layers' outputs, one weight gradient.
 - The ResNet is He et al.'s for CIFAR (option A: shortcuts without parameters), with GroupNorm of {groups} groups."""
 
 
