@@ -3,7 +3,7 @@
 A leading dimension of 1 serves all outputs k: the layer's input does not depend on which of them is differentiated.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,13 +13,12 @@ from torch import Tensor
 from ..choice import COUNTED, Choice, Chooser
 from .base import WHOLE, Block, Layout, Plan, Rows, cut
 from .dense import DenseBlock
+from .factored_gram import WAYS, AddGram, add_vectors_
 from .linear import LinearUse
-from .triangle import add_outer_, is_one_product, lower_blocks
 
 __all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
 
-# Elements that one temporary of the Gram may hold: 2**24 float32 are 64 MiB.
-TEMPORARY_ELEMENTS = 2**24
+Pair = tuple[Tensor, Tensor]
 
 
 class LinearBlock:
@@ -132,7 +131,7 @@ class VectorBlock(LinearBlock):
 
     def add_gram_(self, gram: Tensor) -> None:
         """The product, element by element, of two small Grams: (g_i · g_j)(a_i · a_j + 1), the 1 being the bias's."""
-        _add_products_(gram, (self.left, self.left), (self.right, self.right), self.bias is not None)
+        add_vectors_(gram, self.left, self.right, self.bias is not None)
 
 
 class SequenceBlock(LinearBlock):
@@ -152,11 +151,7 @@ class SequenceBlock(LinearBlock):
         return [Plan(self.parameters, choice.way, choice.why, 2 * self._multiply_adds()[choice.way], self.memory)]
 
     def add_gram_(self, gram: Tensor) -> None:
-        self._ways[self._choice.way](gram)
-
-    @property
-    def _ways(self) -> dict[str, Callable[[Tensor], None]]:
-        return {"ghost": self._add_ghost_, "materialized": self._add_materialized_}
+        WAYS[self._choice.way](gram, self.left, self.right, self.bias is not None)
 
     @cached_property
     def _choice(self) -> Choice:
@@ -165,29 +160,12 @@ class SequenceBlock(LinearBlock):
         why = f"{t} positions: {gflop['ghost']} GFLOP as a ghost, {gflop['materialized']} materialized"
         sides = [(side.shape, side.stride(), side.dtype) for side in (self.left, self.right)]
         key = ("sequence", *sides, self.bias is None)
-        ways = {way: partial(self._try, add_) for way, add_ in self._ways.items()}
+        ways = {way: partial(self._try, add_gram_) for way, add_gram_ in WAYS.items()}
         return self._choose(Choice(min(counts, key=counts.__getitem__), why), key, ways, self.left.device)
 
-    def _try(self, add_gram_: Callable[[Tensor], None]) -> None:
-        add_gram_(self.left.new_zeros(self.rows.total, self.rows.total))
-
-    def _add_ghost_(self, gram: Tensor) -> None:
-        """Without forming any sample's gradient: Σ_{t,s} (g_it · g_js)(a_it · a_js + 1)."""
-        factors = list(zip(self.left.unbind(2), self.right.unbind(2), strict=True))
-        for left, right in factors:
-            for other_left, other_right in factors:
-                _add_products_(gram, (left, other_left), (right, other_right), self.bias is not None)
-
-    def _add_materialized_(self, gram: Tensor) -> None:
-        """Forming the samples' gradients, for a few rows of the weight at a time."""
-        o, n, d = self.rows.outputs, self.rows.samples, self.right.shape[3]
-        step = max(1, TEMPORARY_ELEMENTS // max(1, o * n * d))
-        for start in range(0, self.left.shape[3], step):
-            part = self.left[..., start : start + step]
-            gradients = torch.matmul(part.transpose(2, 3), self.right)  # (o, n, p', T) @ (o, n, T, d) -> (o, n, p', d)
-            add_outer_(gram, gradients.flatten(2).flatten(0, 1))
-        if self.bias is not None:
-            add_outer_(gram, self.left.sum(2).flatten(0, 1))
+    def _try(self, add_gram_: AddGram) -> None:
+        gram = self.left.new_zeros(self.rows.total, self.rows.total)
+        add_gram_(gram, self.left, self.right, self.bias is not None)
 
     def _multiply_adds(self) -> dict[str, int]:
         """Of both ways: T² pairs of positions, or one gradient a sample and the Gram of those; half of each Gram."""
@@ -196,54 +174,6 @@ class SequenceBlock(LinearBlock):
         ghost = t * t * ((lead * n) ** 2 * p + (self.right.shape[0] * n) ** 2 * d) // 2
         materialized = o * n * t * d * p + (o * n) ** 2 * d * p // 2
         return {"materialized": materialized, "ghost": ghost}
-
-
-Pair = tuple[Tensor, Tensor]
-
-
-def _add_products_(gram: Tensor, lefts: Pair, rights: Pair, with_bias: bool) -> None:
-    """Adds (left_i · left_j)(right_i · right_j + 1) to the lower triangle of ``gram`` (o n, o n); the 1 with a bias.
-
-    Args:
-        gram: Rows output-major.
-        lefts: Two tensors (o or 1, n, p): of the rows, and of the columns.
-        rights: Two tensors (o or 1, n, d).
-        with_bias: Whether the 1 is added.
-    """
-    size, n = gram.shape[0], lefts[0].shape[1]
-    # What all outputs share is a small product. The others decide about blocks.
-    entries = max(side.shape[2] for side in (lefts[0], rights[0]) if len(side) * n == size)
-    if size == n and is_one_product(size, entries):  # one output: the same in fewer steps, for here they count
-        (x, y), (a, b) = ((p[0], p[0] if q is p else q[0]) for p, q in (lefts, rights))  # (n, ·) each
-        gram.addcmul_(_inner_products(x, y), _inner_products(a, b, plus_one=with_bias))
-        return
-    left, right = _Products(*lefts, size), _Products(*rights, size, plus_one=with_bias)
-    shared = left.shared is not None or right.shared is not None
-    for block in lower_blocks(size, entries, n if shared else 1):
-        tile = gram[block.start :, block]
-        if shared:  # (b n, c n) -> (b, n, c, n), over which what all outputs share, (1, n, 1, n), is broadcast
-            tile = torch.unflatten(torch.unflatten(tile, 1, (-1, n)), 0, (-1, n))
-        tile.addcmul_(left(block, tile), right(block, tile))
-
-
-def _inner_products(x: Tensor, y: Tensor, plus_one: bool = False) -> Tensor:
-    """x_i · y_j, perhaps + 1: (R, m) and (C, m) -> (R, C)."""
-    return torch.addmm(x.new_ones(()), x, y.T) if plus_one else x @ y.T
-
-
-class _Products:
-    """Inner products of rows (o or 1, n, m), tile by tile; those that all outputs share are computed once."""
-
-    def __init__(self, x: Tensor, y: Tensor, size: int, plus_one: bool = False):
-        self.x, self.y, self.plus_one = x.flatten(0, 1), y.flatten(0, 1), plus_one
-        self.shared: Tensor | None = None
-        if len(self.x) < size:
-            self.shared = _inner_products(self.x, self.y, plus_one)[None, :, None]  # (1, n, 1, n)
-
-    def __call__(self, block: slice, tile: Tensor) -> Tensor:
-        if self.shared is not None:
-            return self.shared
-        return _inner_products(self.x[block.start :], self.y[block], self.plus_one).view(tile.shape)
 
 
 def blocks(
