@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rowwise import sample_major
+from .rowwise import Place, places
 from .rules import Layout, Rows, Use
+from .rules.base import output_shape
 
 __all__ = ["Certificate", "certify"]
 
@@ -51,8 +52,8 @@ def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows, *, by_values: bo
     if samples == 1 or not uses:
         return Certificate(tuple(next(iter(use.layouts(1)), None) for use in uses), True)
     assert residuals.grad_fn is not None
-    apart = sample_major(residuals.grad_fn, samples) if residuals.output_nr == 0 else frozenset()
-    proved = [_leading(use.layouts(samples)) if use.edge.node in apart else None for use in uses]
+    found = places(residuals.grad_fn, tuple(residuals.shape), samples) if residuals.output_nr == 0 else {}
+    proved = [_proved(use, found.get(use.edge.node), samples) for use in uses]
     if all(layout is not None for layout in proved):
         return Certificate(tuple(proved), True)
     if not by_values or residuals.dtype == torch.float16:  # too few exponents for a test
@@ -60,9 +61,10 @@ def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows, *, by_values: bo
     return Certificate(tuple(_tested(residuals, uses, rows)), False)
 
 
-def _leading(candidates: Sequence[Layout]) -> Layout | None:
-    """The layout along the leading dimension, sample by sample, if the use can work with it."""
-    return next((c for c in candidates if c.axis == 0 and c.sample_major), None)
+def _proved(use: Use, place: Place | None, samples: int) -> Layout | None:
+    """The layout of a place in the use's output, if there is a proof of one and the use can work with it."""
+    layout = None if place is None else place.layout(output_shape(use.edge.node), samples)
+    return layout if layout in use.layouts(samples) else None
 
 
 def _tested(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Layout | None]:

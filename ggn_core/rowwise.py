@@ -1,53 +1,116 @@
 """Proves, from the autograd graph alone, that samples stay apart: then no numerical test is needed, now or later.
 
-The claim about a tensor is that its leading dimension runs sample by sample (n blocks of equal size) and that the
-entries of sample i act on the residuals of sample i only. It holds for the residuals by definition. It passes from a
-node's output to an input if the node's operation keeps the leading blocks apart whatever the values of its tensors.
-Operations listed here do, under the conditions given; for everything else the claim is simply not made, and the
-layouts are tested at every step instead (see layout.py).
+The claim about a tensor is a *place*: numbers (outer, inner) such that the entry at the flat, row-major position f acts
+on the residuals of sample (f // inner) mod n only. It holds for the residuals by definition, and passes from a node's
+output to an input if the node's operation lets it, whatever the values of its tensors:
+
+- reshaping keeps row-major positions, and so the place;
+- other operations, listed here with their conditions, treat the entries along some dimension of the output alike and
+  apart, and have a dimension of the input to match. If the samples are in such a dimension, they are in its match.
+
+For everything else the claim is simply not made, and the layouts are tested at every step instead (see layout.py).
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch.autograd.graph import Node
 
-from .rules import is_leaf
-from .rules.base import output_shape, saved
+from .rules import Layout, is_leaf
+from .rules.base import saved
 
-__all__ = ["sample_major"]
+__all__ = ["Place", "places"]
 
 Shape = tuple[int, ...]
-# (node, shape of the output, position of the input, its shape) -> whether leading blocks stay apart.
-Condition = Callable[[Node, Shape, int, Shape], bool]
 
 
-def sample_major(root: Node, samples: int) -> frozenset[Node]:
-    """The nodes whose output provably runs sample by sample, each sample acting on its own residuals only.
+@dataclass(frozen=True)
+class Place:
+    """Where the samples are in a tensor, taken as (outer, samples, inner) in row-major order."""
+
+    outer: int
+    inner: int
+
+    def layout(self, shape: Shape, samples: int) -> Layout | None:
+        """The same as a layout of one dimension, if that holds the samples with positions on one side only."""
+        found = self._axis(shape, samples)
+        if found is None:
+            return None
+        axis, before, after = found
+        if before > 1 < after:
+            return None
+        return Layout(samples, before * after, before == 1, axis)
+
+    def moved(self, shape: Shape, samples: int, move: Callable[[int], int | None], to: Shape) -> "Place | None":
+        """The place in another tensor, if the dimension that holds the samples has a match there.
+
+        Args:
+            shape: Of this tensor.
+            samples: Number of samples n.
+            move: The dimension of the other tensor that matches one of this.
+            to: The other's shape.
+        """
+        found = self._axis(shape, samples)
+        if found is None:
+            return None
+        axis, before, after = found
+        match = move(axis)
+        if match is None or not 0 <= match < len(to) or to[match] != shape[axis]:
+            return None
+        return Place(math.prod(to[:match]) * before, after * math.prod(to[match + 1 :]))
+
+    def _axis(self, shape: Shape, samples: int) -> tuple[int, int, int] | None:
+        """The dimension that holds the samples, and what it holds besides: it counts (before, samples, after)."""
+        stride = 1
+        for axis in reversed(range(len(shape))):
+            end = stride * shape[axis]
+            if self.inner % stride == 0 and end and end % (self.inner * samples) == 0:
+                return axis, end // (self.inner * samples), self.inner // stride
+            stride = end
+        return None
+
+
+def places(root: Node, shape: Shape, samples: int) -> dict[Node, Place]:
+    """The places of the samples in the first output of every node for which there is a proof.
 
     Args:
         root: The residuals' node.
-        samples: Number of samples n.
+        shape: The residuals' shape, samples first.
+        samples: Number of samples n, at least 2.
     """
-    order = _consumers_first(root)
-    apart = dict.fromkeys(order, True)  # until some consumer says otherwise
-    for node in order:
-        if not _has_leading_blocks(output_shape(node), samples):
-            apart[node] = False
+    claims: dict[tuple[Node, int], Place | None] = {(root, 0): Place(1, math.prod(shape) // samples)}
+    for node in _consumers_first(root):
+        numbers = [number for number in range(len(node._input_metadata)) if (node, number) in claims]
+        outputs = {number: claims[node, number] for number in numbers}
         for position, (child, number) in enumerate(node.next_functions):
             if child is None or is_leaf(child):
                 continue
-            shape = tuple(child._input_metadata[number].shape)
-            apart[child] &= number == 0 and apart[node] and _keeps_apart(node, position, shape)
-    return frozenset(node for node in order if apart[node])
+            claim = _passed_on(node, outputs, position, tuple(child._input_metadata[number].shape), samples)
+            # A tensor with several consumers is where all of them say it is.
+            claims[child, number] = claim if claims.get((child, number), claim) == claim else None
+    return {node: place for (node, number), place in claims.items() if number == 0 and place is not None}
 
 
-def _has_leading_blocks(shape: Shape, samples: int) -> bool:
-    return bool(shape) and shape[0] % samples == 0
+def _passed_on(node: Node, outputs: Mapping[int, Place | None], position: int, to: Shape, samples: int) -> Place | None:
+    """The place in a node's input, if those in all of its outputs agree about it."""
+    if node.name() not in SEVERAL_OUTPUTS and set(outputs) != {0}:
+        return None
+    found = {_through(node, number, place, position, to, samples) for number, place in outputs.items()}
+    return found.pop() if len(found) == 1 else None
 
 
-def _keeps_apart(node: Node, position: int, shape: Shape) -> bool:
-    condition = CONDITIONS.get(node.name())
-    return condition is not None and condition(node, output_shape(node), position, shape)
+def _through(node: Node, number: int, place: Place | None, position: int, to: Shape, samples: int) -> Place | None:
+    """The place in a node's input, as far as one of its outputs goes."""
+    shape, name = tuple(node._input_metadata[number].shape), node.name()
+    if place is None:
+        return None
+    if name in RESHAPING:
+        return place if math.prod(shape) == math.prod(to) else None
+    match = MATCHES.get(name)
+    if match is None:
+        return None
+    return place.moved(shape, samples, lambda axis: match(node, axis, shape, position, to), to)
 
 
 def _consumers_first(root: Node) -> list[Node]:
@@ -68,69 +131,105 @@ def _consumers_first(root: Node) -> list[Node]:
     return order[::-1]
 
 
-def _same_leading(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    """Entry by entry, with broadcasting anywhere but along the leading dimension."""
-    return len(shape) == len(out) and shape[0] == out[0]
+# (node, dimension of the output, its shape, position of the input, its shape) -> the matching dimension of the input,
+# if the operation keeps entries along it apart. That both have the same size is for the caller to see.
+Match = Callable[[Node, int, Shape, int, Shape], int | None]
 
 
-def _first_only(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    """Through the first input, row by row: convolutions, pooling, normalization by sample or by constants."""
-    return position == 0 and bool(shape) and shape[0] == out[0]
+def _aligned(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    """Entry by entry, with broadcasting: dimensions are counted from the last."""
+    return axis - len(out) + len(shape)
 
 
-def _view(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    """Row-major order is kept, so leading blocks of equal size are, as long as the leading dimension holds them."""
-    return bool(shape)  # that it divides is checked for every node
+def _leading(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    """Row by row, through the first input: convolutions, pooling, normalization by sample."""
+    return 0 if position == 0 and axis == 0 else None
 
 
-def _left_factor(at: int) -> Condition:
-    """Products a @ w treat rows of a alike; through w, all rows would meet."""
-    return lambda node, out, position, shape: position == at and shape[0] == out[0]
+def _product(first: int, batch: int) -> Match:
+    """Products of matrices: rows of the left one are apart, and columns of the right one.
+
+    Args:
+        first: Position of the left one among the inputs; before it, what is added.
+        batch: Dimensions before those of the matrices.
+    """
+
+    def match(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+        if position < first:
+            return _aligned(node, axis, out, position, shape)
+        through = {first: batch, first + 1: batch + 1}.get(position)
+        return axis if position <= first + 1 and (axis < batch or axis == through) else None
+
+    return match
 
 
-def _off_the_leading_axis(*names: str) -> Condition:
-    """Operations along dimensions other than the first."""
+def _along(*names: str) -> Match:
+    """Operations along some dimensions, of which the output has as many as the input."""
 
-    def condition(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-        dims: list[int] = []
-        for name in names:
-            value = saved(node, name)
-            if value is None:  # over everything
-                return False
-            dims += value if isinstance(value, Sequence) else [value]
-        # torch stores some negative dimensions as unsigned 64-bit numbers
-        dims = [(dim - 2**64 if dim >= 2**63 else dim) for dim in dims]
-        dims = [dim + len(shape) if dim < 0 else dim for dim in dims]
-        return bool(shape) and bool(dims) and 0 not in dims and shape[0] == out[0]
+    def match(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+        dims = _dimensions(node, names, len(shape))
+        return axis if dims and axis not in dims and len(out) == len(shape) else None
 
-    return condition
+    return match
 
 
-def _padding(node: Node, out: Shape, position: int, shape: Shape) -> bool:
+def _reducing(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    """Reductions of some dimensions, kept as ones or dropped; and selections from one, which is dropped."""
+    dims = _dimensions(node, ("dim",), len(shape))
+    if not dims:  # over everything
+        return None
+    if len(out) == len(shape):
+        return axis if axis not in dims else None
+    return [dim for dim in range(len(shape)) if dim not in dims][axis]
+
+
+def _stack(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    dims = _dimensions(node, ("dim",), len(out))
+    return None if axis in dims else axis - sum(dim < axis for dim in dims)
+
+
+def _transposed(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    one, other = _dimensions(node, ("dim0", "dim1"), len(out))
+    return {one: other, other: one}.get(axis, axis)
+
+
+def _permuted(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    return _dimensions(node, ("dims",), len(out))[axis]
+
+
+def _padded(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
     """Padding is given for the last dimensions first, two numbers each."""
-    return len(saved(node, "pad")) < 2 * len(shape) or shape[0] == out[0]
+    pad, pair = saved(node, "pad"), len(shape) - 1 - axis
+    return axis if not any(pad[2 * pair : 2 * pair + 2]) else None
 
 
-def _batches(dimensions: int, *positions: int) -> Condition:
-    """Products within the entries of the leading dimension, of tensors with so many dimensions."""
-    return lambda node, out, position, shape: position in positions and len(shape) == dimensions and shape[0] == out[0]
+def _attention(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    """Of queries, keys and values (batch, heads, length, width)."""
+    return axis if position < 3 and axis < 2 and len(shape) == len(out) == 4 else None
 
 
-def _permutation(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    dims = saved(node, "dims")
-    return bool(dims) and dims[0] == 0
+def _layer_norm(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    return axis if position == 0 and axis < len(out) - len(saved(node, "normalized_shape")) else None
 
 
-def _layer_norm(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    return position == 0 and len(saved(node, "normalized_shape")) < len(shape)
+def _batch_norm(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    return axis if position == 0 and not saved(node, "training") else None
 
 
-def _batch_norm(node: Node, out: Shape, position: int, shape: Shape) -> bool:
-    return position == 0 and not saved(node, "training")
+def _dimensions(node: Node, names: Sequence[str], rank: int) -> list[int]:
+    """Saved dimensions, counted from the first; none where the operation takes all."""
+    dims: list[int] = []
+    for name in names:
+        value = saved(node, name)
+        if value is None:
+            return []
+        dims += value if isinstance(value, Sequence) else [value]
+    dims = [dim - 2**64 if dim >= 2**63 else dim for dim in dims]  # some negative ones are stored as unsigned numbers
+    return [dim + rank if dim < 0 else dim for dim in dims]
 
 
-def _numbered(condition: Condition, *names: str) -> dict[str, Condition]:
-    return {f"{name}Backward{number}": condition for name in names for number in (0, 1)}
+def _numbered(match: Match, *names: str) -> dict[str, Match]:
+    return {f"{name}Backward{number}": match for name in names for number in (0, 1)}
 
 
 ELEMENTWISE = (
@@ -144,27 +243,35 @@ BY_SAMPLE = (
     "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D",
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "Im2Col",
 )  # fmt: skip
-REDUCTIONS = ("Cumsum", "Amax", "Amin", "Logsumexp", "Var", "Std", "LinalgVectorNorm", "Glu")
+ALONG_ONE = ("Softmax", "SafeSoftmax", "LogSoftmax", "Cumsum", "Cat", "Slice", "Glu", "Split", "SplitWithSizes")
+REDUCTIONS = ("Amax", "Amin", "Logsumexp", "Var", "Std", "LinalgVectorNorm", "Select", "Unbind")
 ATTENTION = ("FlashAttentionForCpu", "FlashAttention", "EfficientAttention", "CudnnAttention")
 
-CONDITIONS: dict[str, Condition] = {
-    **_numbered(_same_leading, *ELEMENTWISE),
-    **_numbered(_first_only, *BY_SAMPLE),
-    **_numbered(_view, "View", "UnsafeView", "ReshapeAlias"),
-    **_numbered(_left_factor(0), "Mm"),
-    **_numbered(_left_factor(1), "Addmm"),
-    **_numbered(_off_the_leading_axis("dim"), "Softmax", "LogSoftmax", "Cat", "Stack", "Slice", "Select", *REDUCTIONS),
-    **_numbered(_off_the_leading_axis("dims"), "Flip"),
-    **_numbered(_padding, "ConstantPadNd"),
-    **_numbered(_batches(3, 0, 1), "Bmm"),
-    **_numbered(_batches(4, 0, 1, 2), *(f"ScaledDotProduct{kernel}" for kernel in ATTENTION)),
-    **_numbered(_off_the_leading_axis("dim0", "dim1"), "Transpose"),
-    **_numbered(_permutation, "Permute"),
+RESHAPING = frozenset(
+    f"{name}Backward{number}"
+    for name in ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
+    for number in (0, 1, 2)
+)
+SEVERAL_OUTPUTS = frozenset({"SplitBackward0", "SplitWithSizesBackward0", "UnbindBackward0"})
+
+MATCHES: dict[str, Match] = {
+    **_numbered(_aligned, *ELEMENTWISE),
+    **_numbered(_leading, *BY_SAMPLE),
+    **_numbered(_product(0, 0), "Mm"),
+    **_numbered(_product(1, 0), "Addmm"),
+    **_numbered(_product(0, 1), "Bmm"),
+    **_numbered(_product(1, 1), "Baddbmm"),
+    **_numbered(_along("dim"), *ALONG_ONE),
+    **_numbered(_along("dims"), "Flip"),
+    **_numbered(_reducing, *REDUCTIONS),
+    **_numbered(_stack, "Stack"),
+    **_numbered(_padded, "ConstantPadNd"),
+    **_numbered(_attention, *(f"ScaledDotProduct{kernel}" for kernel in ATTENTION)),
+    **_numbered(_transposed, "Transpose"),
+    **_numbered(_permuted, "Permute"),
     **_numbered(_layer_norm, "NativeLayerNorm", "FusedRmsNorm"),
     **_numbered(_batch_norm, "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"),
     # over chosen dimensions; the forms that reduce everything have other numbers
-    "SumBackward1": _off_the_leading_axis("dim"),
-    "MeanBackward1": _off_the_leading_axis("dim"),
-    "SqueezeBackward1": _off_the_leading_axis("dim"),
-    "UnsqueezeBackward0": _off_the_leading_axis("dim"),
+    "SumBackward1": _reducing,
+    "MeanBackward1": _reducing,
 }

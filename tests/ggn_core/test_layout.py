@@ -1,17 +1,20 @@
 """Which sample a row belongs to is found out, never assumed, and found out anew when it may have changed."""
 
+import random
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from ggn_core import GGN, gram
 from ggn_core.capture import named_trainable, trace
 from ggn_core.jacobian import Linearizer, as_rows
 from ggn_core.layout import certify
 from ggn_core.reference import dense_gram, dense_step
+from ggn_core.rowwise import places
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +108,35 @@ def test_mixing_is_noticed_however_weak() -> None:
     assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-12
 
 
+class Tokens(nn.Module):
+    """A transformer encoder over tokens; positions before samples inside, unless ``batch_first``."""
+
+    def __init__(self, batch_first: bool):
+        super().__init__()
+        self.first = batch_first
+        self.project, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.project(x)
+        h = self.encoder(h) if self.first else self.encoder(h.transpose(0, 1)).transpose(0, 1)
+        return self.head(h.mean(1))
+
+
+class Attention(nn.Module):
+    """Self-attention by hand: queries, keys and values from one projection, taken apart in one of two ways."""
+
+    def __init__(self, width: int, way: str):
+        super().__init__()
+        self.way, self.project = way, nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.project(x)
+        q, k, v = z.chunk(3, -1) if self.way == "chunk" else z.unflatten(-1, (3, -1)).unbind(-2)
+        scores = torch.baddbmm(torch.zeros(len(x), x.shape[1], x.shape[1]).to(x), q, k.mT, alpha=x.shape[-1] ** -0.5)
+        return torch.bmm(scores.softmax(-1), v)
+
+
 def _certificates(model: nn.Module, x: Tensor, steps: int) -> int:
     """How many graphs are remembered after some steps' linearizations."""
     linearizer = Linearizer()
@@ -128,6 +160,10 @@ def _certificates(model: nn.Module, x: Tensor, steps: int) -> int:
             lambda: nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4).eval(), nn.Flatten(), nn.Linear(16, 1)),
             (6, 3, 5),
         ),
+        (lambda: Tokens(batch_first=True), (6, 4, 3)),
+        (lambda: Tokens(batch_first=False), (6, 4, 3)),
+        (lambda: nn.Sequential(Attention(4, "chunk"), nn.Flatten(), nn.Linear(20, 1)), (6, 5, 4)),
+        (lambda: nn.Sequential(Attention(4, "unbind"), nn.Flatten(), nn.Linear(20, 1)), (6, 5, 4)),
     ],
 )
 def test_ordinary_networks_are_proved_once(make: Callable[[], nn.Module], inputs: tuple[int, ...]) -> None:
@@ -150,6 +186,10 @@ class _After(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.operation(self.layer(x)).flatten(1).square().sum(1)
+
+
+def _crossed(one: Tensor, other: Tensor) -> Tensor:
+    return one + other.transpose(0, 1)
 
 
 def _heads(z: Tensor) -> Tensor:
@@ -179,6 +219,14 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
     "pixel-shuffle": lambda z: F.pixel_shuffle(z, 2),
     "unfold": lambda z: F.unfold(z, 2),
     "view-as": lambda z: z.view_as(z).sin(),
+    "there-and-back": lambda z: z.permute(2, 1, 0, 3).cumsum(0).softmax(1).permute(2, 1, 0, 3),
+    "split": lambda z: torch.cat([part.cumsum(2) for part in z.split(3, 1)][::-1], 1),
+    "unbind": lambda z: torch.stack([part.square() for part in z.unbind(-1)], 1),
+    "select": lambda z: z.select(-1, 2).sum(1) * z[:, 1].sum(1),
+    "samples-in-columns": lambda z: torch.mm(torch.ones(2, 144).to(z), z.flatten(1).transpose(0, 1)).transpose(0, 1),
+    "batch-norm": lambda z: F.batch_norm(z.transpose(0, 1), *torch.tensor([[0.5] * 4, [2.0] * 4]).to(z)).transpose(
+        0, 1
+    ),
 }
 
 MIXING: dict[str, Callable[[Tensor], Tensor]] = {
@@ -189,8 +237,35 @@ MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "flip-samples": lambda z: z.flip(0) * z,
     "norm-of-all": lambda z: z / torch.linalg.vector_norm(z),
     "attention-over-samples": lambda z: F.scaled_dot_product_attention(*(z.transpose(0, 2),) * 3).transpose(0, 2),
+    "pad-and-cut": lambda z: F.pad(z, (0, 0, 0, 0, 0, 0, 1, -1)),  # the size stays, and the samples move
+    "stack-in-place-of-samples": lambda z: torch.stack([z.sum(0)] * z.shape[0], -4),
+    "softmax-over-samples": lambda z: z.permute(1, 2, 3, 0).softmax(-1).permute(3, 0, 1, 2),
+    "split-samples": lambda z: torch.cat(z.split(2, 0)[::-1]),
+    "unbind-samples": lambda z: torch.stack(z.unbind(0)[::-1]),
+    "samples-for-channels": lambda z: z.transpose(0, 1).reshape(z.shape),  # as many channels as samples
+    "broadcast-over-samples": lambda z: z * z[0],
+    "layer-norm-over-samples": lambda z: F.layer_norm(z.permute(1, 2, 3, 0), (4,)).permute(3, 0, 1, 2),
+    "convolution-over-samples": lambda z: F.conv2d(z.transpose(0, 1), torch.ones(4, 4, 1, 1).to(z)).transpose(0, 1),
+    "both-ways": lambda z: z[:, :, 0, 0] + z[:, :, 0, 0].transpose(0, 1),
+    "pieces-go-different-ways": lambda z: z[..., 0, 0].sin() + z[..., :2, 0].unbind(-1)[1].transpose(0, 1),
+    "pieces-of-one-go-different-ways": lambda z: _crossed(*z[..., :2, 0].unbind(-1)),
+    "rows-for-columns": lambda z: torch.mm(z.flatten(1).transpose(0, 1), torch.ones(4, 4).to(z)).transpose(0, 1),
     "bmm-over-samples": lambda z: torch.bmm(z.flatten(2).transpose(0, 1), z.flatten(2).permute(1, 2, 0)).mT,
 }
+
+
+def _hold_to_the_truth(residuals: Tensor) -> None:
+    """Every claim about where samples are, against the derivatives of each sample's residuals."""
+    samples = len(residuals)
+    assert residuals.grad_fn is not None
+    claims = places(residuals.grad_fn, tuple(residuals.shape), samples)
+    edges = [GradientEdge(node, 0) for node in claims]
+    for i in range(samples):
+        gradients = torch.autograd.grad(residuals[i].sum(), edges, retain_graph=True, materialize_grads=True)
+        for place, gradient in zip(claims.values(), gradients, strict=True):
+            sample = torch.arange(gradient.numel()) // place.inner % samples
+            assert gradient.numel() == place.outer * samples * place.inner
+            assert not bool(gradient.reshape(-1)[sample != i].any())
 
 
 def _check(operation: Callable[[Tensor], Tensor]) -> bool:
@@ -200,6 +275,7 @@ def _check(operation: Callable[[Tensor], Tensor]) -> bool:
     expected = dense_gram(model, x)
     assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
     outputs = model(x)
+    _hold_to_the_truth(outputs)
     return certify(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)).lasting
 
 
@@ -228,3 +304,64 @@ def test_the_memory_of_graphs_is_bounded() -> None:
     for samples in range(2, REMEMBERED + 20):
         linearizer(layer(torch.randn(samples, 3)), named_trainable(layer))
     assert 0 < len(linearizer._certificates) <= REMEMBERED
+
+
+SIZES = (3, 2, 3, 4)  # samples, and as many of something else
+
+
+class Wandering(nn.Module):
+    """Random operations on a tensor (3, 2, 3, 4), its dimensions in ever another order, with a layer now and then."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+        self.layers = nn.ModuleList([nn.Linear(size, size) for size in (2, 3, 4, 6, 8, 9, 12)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = random.Random(self.seed)
+        z, order = self.layers[2](x), [0, 1, 2, 3]
+        for _ in range(8):
+            dim = generator.randrange(4)
+            match generator.choice(("permute", "along", "layer", "merge", "product", "pieces")):
+                case "permute":
+                    by = generator.sample(range(4), 4)
+                    z, order = z.permute(by), [order[k] for k in by]
+                case "along":  # mixes what runs along that dimension: the samples, now and then
+                    dim = dim if order[dim] > 0 or generator.random() < 0.2 else dim - 1
+                    z = generator.choice((torch.cumsum, torch.softmax))(z, dim)
+                case "layer":
+                    z = self._layer(z).tanh()
+                case "merge":  # two dimensions in one, a layer over the merged one or over the last
+                    at = generator.randrange(3)
+                    z = self._layer(z.flatten(at, at + 1)).tanh().unflatten(at, z.shape[at : at + 2])
+                case "product":
+                    flat = z.flatten(2)
+                    z = torch.bmm(torch.bmm(flat, flat.mT).tanh(), flat).view(z.shape)
+                case "pieces":
+                    parts = z.split(1, dim) if generator.random() < 0.5 else z.unbind(dim)
+                    z = torch.cat(parts, dim) if parts[0].dim() == 4 else torch.stack([p.sin() for p in parts], dim)
+        return z.permute([order.index(k) for k in range(4)]).flatten(1).square().sum(1)
+
+    def _layer(self, z: Tensor) -> Tensor:
+        return next(layer for layer in self.layers if layer.in_features == z.shape[-1])(z)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(start, start + 25) for start in range(0, 200, 25)], ids=lambda seeds: seeds.start
+)
+def test_whatever_way_samples_go_what_is_proved_is_true(seeds: range) -> None:
+    """Some are proved, and the Gram matrix is exact on all."""
+    proved = 0
+    for seed in seeds:
+        torch.manual_seed(seed)
+        model, x = Wandering(seed).double(), torch.randn(SIZES).double()
+        outputs = model(x)
+        used = torch.autograd.grad(outputs.sum(), list(model.parameters()), allow_unused=True)
+        for p, gradient in zip(list(model.parameters()), used, strict=True):
+            p.requires_grad_(gradient is not None)
+        expected = dense_gram(model, x)
+        assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-9, seed
+        outputs = model(x)
+        _hold_to_the_truth(outputs)
+        proved += certify(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)).lasting
+    assert 3 <= proved < len(seeds)
