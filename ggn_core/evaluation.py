@@ -154,7 +154,7 @@ class Start:
         evaluations.begin(residuals)
         self._evaluations, self._roots, self._towards = evaluations, system.roots, towards
         self._prior, self._max_step_norm = prior, max_step_norm
-        self.loss = float(system.r @ system.r)
+        self.loss = _sum_of_squares(system.r)
         self.noise = torch.finfo(residuals.dtype).eps * self.loss
         self.put_back, self.accept = evaluations.put_back, evaluations.accept
 
@@ -171,5 +171,9 @@ class Start:
     def loss_at(self, direction: Direction, length: float) -> float:
         residuals = self._evaluations.residuals(direction, length).reshape(-1)
         weighted = residuals if self._roots is None else residuals * self._roots
-        loss = float(weighted.double().square().sum())
+        loss = _sum_of_squares(weighted.double())
         return loss if math.isfinite(loss) else math.inf
+
+
+def _sum_of_squares(v: Tensor) -> float:
+    return float(v @ v)

@@ -90,16 +90,14 @@ class AssembledSystem:
         # Symmetric, its rows output by output: cheaper to reorder vectors than the matrix.
         self._matrix = workspace.square("Gram matrix", len(lower), torch.float64, lower.device)
         mirrored(lower, out=self._matrix)
-        self.r = residuals.double()
+        self.r = self._weighted(residuals.double())
         if roots is not None:
             weights = self._inside(roots)
             self._matrix.mul_(weights).mul_(weights[:, None])
-            self.r = self.r * roots
 
     def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
         solution = self._solve(self._matrix, self._inside(rhs), damping, self._precision, self._workspace)
-        rows = self._jacobian.rows
-        return solution if rows.outputs == 1 else replace(solution, v=rows.sample_major(solution.v))
+        return replace(solution, v=self._jacobian.rows.sample_major(solution.v))
 
     def gram_product(self, v: Tensor) -> Tensor:
         return self._jacobian.rows.sample_major(self._matrix @ self._inside(v))
@@ -159,7 +157,7 @@ class MatrixFreeSystem:
         self._start = start if start is not None and start.shape == residuals.shape else None
         self._preconditioner: Nystrom | None = None
         self._matrix: Tensor | None = None
-        self.r = residuals.double() if roots is None else residuals.double() * roots
+        self.r = self._weighted(residuals.double())
 
     def solve(self, rhs: Tensor, damping: float | Tensor) -> Solution:
         rhs, damping = rhs.double(), float(damping)

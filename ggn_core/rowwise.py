@@ -157,8 +157,7 @@ def _product(first: int, batch: int) -> Match:
     def match(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
         if position < first:
             return _aligned(node, axis, out, position, shape)
-        through = {first: batch, first + 1: batch + 1}.get(position)
-        return axis if position <= first + 1 and (axis < batch or axis == through) else None
+        return axis if axis < batch or axis == batch + position - first else None
 
     return match
 
@@ -184,8 +183,8 @@ def _reducing(node: Node, axis: int, out: Shape, position: int, shape: Shape) ->
 
 
 def _stack(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
-    dims = _dimensions(node, ("dim",), len(out))
-    return None if axis in dims else axis - sum(dim < axis for dim in dims)
+    (new,) = _dimensions(node, ("dim",), len(out))
+    return None if axis == new else axis - (new < axis)
 
 
 def _transposed(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:

@@ -1,6 +1,7 @@
 """What must stay the same from one step to the next for a proof about a graph (see rowwise.py) to carry over."""
 
 from collections.abc import Callable
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -8,16 +9,14 @@ from torch.autograd.graph import Node
 
 __all__ = ["discrete_arguments"]
 
-_getters: dict[type[Node], Callable[[Node], tuple[Any, ...]]] = {}
-
 
 def discrete_arguments(node: Node) -> tuple[object, ...]:
     """The node's sizes, dimensions, flags and indices. Tensors and floating-point arguments are values: left out."""
-    kind = type(node)
-    arguments = _getters.get(kind) or _getters.setdefault(kind, _getter(kind))
-    return tuple([tuple(v) if type(v) is list else v for v in arguments(node) if type(v) is not float])
+    arguments = _getter(type(node))(node)
+    return tuple([tuple(v) if type(v) is list else v for v in arguments if type(v) is not float])
 
 
+@cache
 def _getter(kind: type[Node]) -> Callable[[Node], tuple[Any, ...]]:
     # A saved tensor also has a raw form; everything else was saved as a plain argument.
     names = [name for name in dir(kind) if name.startswith("_saved_") and not hasattr(kind, f"_raw{name}")]

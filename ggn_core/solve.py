@@ -19,12 +19,12 @@ JITTERS = (1.0, 100.0)  # relative to each diagonal entry, in units of the Gram'
 
 # Rows from which a single-precision factor with refinement is faster than a double-precision factor, on a CPU.
 REFINED_FROM = 384
+REFINEMENTS = 5  # one gains as many digits as single precision leaves beyond the condition number
+
 # LAPACK on a CPU takes up to four times as long where all columns begin at multiples of a large power of two in memory,
 # for then they compete for the same lines of the cache: at 128, 192, 256, … rows, the very sizes of batches. A few more
 # rows end that. (At 1024 rows in single precision, 11.9 ms become 3.1; at 128, 0.13 become 0.05.)
 PADDING = 4
-
-REFINEMENTS = 5  # one gains as many digits as single precision leaves beyond the condition number
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,16 @@ def factored(
     of the matrix with so many rows and columns of the identity after it.
     """
     size, device = len(matrix), matrix.device
-    padded = size + PADDING if _suffers(size, device) else size
+    padded = _padded(size, device)
     damped = workspace.square(f"damped in {dtype}", padded, dtype, device)
     damped[:size, :size].copy_(matrix)
-    diagonal = damped.diagonal()[:size].add_(damping)
+    diagonal = damped.diagonal()
+    diagonal[:size].add_(damping)
     if isinstance(jitter, Tensor) or jitter:
-        diagonal.mul_(1 + jitter)
+        diagonal[:size].mul_(1 + jitter)
     if padded > size:
         damped[size:].zero_()  # the lower triangle is all that is read
-        damped.diagonal()[size:].fill_(1)
+        diagonal[size:].fill_(1)
     factor = workspace.square(f"factor in {dtype}", padded, dtype, device).T  # column by column, as LAPACK writes it
     info = torch.empty((), dtype=torch.int32, device=device)
     torch.linalg.cholesky_ex(damped, out=(factor, info))
@@ -177,8 +178,8 @@ def substituted(factor: Tensor, rhs: Tensor) -> Tensor:
     return v[:size]
 
 
-def _suffers(size: int, device: torch.device) -> bool:
-    return device.type == "cpu" and size >= 128 and size % 64 == 0
+def _padded(size: int, device: torch.device) -> int:
+    return size + PADDING if device.type == "cpu" and size >= 128 and size % 64 == 0 else size
 
 
 def _pseudo_inverse(matrix: Tensor, rhs: Tensor, damping: float, noise: float) -> Tensor:

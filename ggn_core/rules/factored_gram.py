@@ -64,10 +64,9 @@ def add_ghost_(gram: Tensor, left: Tensor, right: Tensor, with_bias: bool) -> No
         # Beyond some size, a part of the positions s at a time.
         step = max(1, TEMPORARY_ELEMENTS // (o * later * t * o * (samples.stop - samples.start)))
         for first in range(0, t, step):
-            lefts, rights = (
-                _position_products(side, samples, slice(first, first + step), plus_one)
-                for side, plus_one in ((left, False), (right, with_bias))
-            )
+            part = slice(first, first + step)
+            lefts = _position_products(left, samples, part)
+            rights = _position_products(right, samples, part, with_bias)
             products = lefts.mul_(rights) if lefts.numel() >= rights.numel() else rights.mul_(lefts)
             tile = products.sum(2).sum(4)  # (o, n', t, o, c, s) -> (o, n', o, c)
             by_output[:, samples.start :, :, samples] += tile
@@ -104,7 +103,7 @@ def _inner_products(x: Tensor, y: Tensor, plus_one: bool = False) -> Tensor:
     return torch.addmm(x.new_ones(()), x, y.T) if plus_one else x @ y.T
 
 
-def _position_products(side: Tensor, samples: slice, positions: slice, plus_one: bool) -> Tensor:
+def _position_products(side: Tensor, samples: slice, positions: slice, plus_one: bool = False) -> Tensor:
     """Of all positions of the samples from ``samples`` on, with some positions of those in ``samples``.
 
     Args:

@@ -3,6 +3,7 @@
 A leading dimension of 1 serves all outputs k: the layer's input does not depend on which of them is differentiated.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -21,7 +22,7 @@ __all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
 Pair = tuple[Tensor, Tensor]
 
 
-class LinearBlock:
+class LinearBlock(ABC):
     """The Jacobian of one weight, perhaps with the bias that is always used with it.
 
     Args:
@@ -54,11 +55,11 @@ class LinearBlock:
         """Bytes of what is not in the graph already: the cotangents."""
         return max(self.left.nbytes, self.right.nbytes) if self.flipped else self.left.nbytes
 
-    def plans(self) -> list[Plan]:
-        raise NotImplementedError
+    @abstractmethod
+    def plans(self) -> list[Plan]: ...
 
-    def add_gram_(self, gram: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def add_gram_(self, gram: Tensor) -> None: ...
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         left, right = self._weighted(v)
@@ -238,8 +239,9 @@ def _block(
 
 def _vectors(use: LinearUse, cotangent: Tensor, layout: Layout) -> Pair | None:
     """Left (o, n, p) and right (1, n, d) as they come, where every row is a sample: the plain case, in few steps."""
-    if layout.positions > 1 or layout.axis != 0 or use.activation is None:
+    if layout.positions > 1 or layout.axis != 0:
         return None
+    assert use.activation is not None
     return cotangent, use.activation.unsqueeze(0)
 
 

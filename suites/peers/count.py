@@ -64,12 +64,11 @@ def _layers(workload: Workload) -> list[Layer]:
     network, layers = workload.network().to("meta"), []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
-        positions = math.prod(output.shape[2:])
         entries = sum(p.numel() for p in module.parameters(recurse=False))
         if isinstance(module, nn.Linear):
             layers.append(Layer(module.weight.numel(), entries, module.out_features, module.in_features))
         elif isinstance(module, nn.Conv2d):
-            layers.append(Layer(module.weight.numel() * positions, entries))
+            layers.append(Layer(module.weight.numel() * math.prod(output.shape[2:]), entries))
         elif entries:
             layers.append(Layer(0, entries))
 

@@ -239,6 +239,7 @@ MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "attention-over-samples": lambda z: F.scaled_dot_product_attention(*(z.transpose(0, 2),) * 3).transpose(0, 2),
     "pad-and-cut": lambda z: F.pad(z, (0, 0, 0, 0, 0, 0, 1, -1)),  # the size stays, and the samples move
     "stack-in-place-of-samples": lambda z: torch.stack([z.sum(0)] * z.shape[0], -4),
+    "stack-of-as-many": lambda z: torch.stack([z * k for k in range(1, 5)], -5),
     "softmax-over-samples": lambda z: z.permute(1, 2, 3, 0).softmax(-1).permute(3, 0, 1, 2),
     "split-samples": lambda z: torch.cat(z.split(2, 0)[::-1]),
     "unbind-samples": lambda z: torch.stack(z.unbind(0)[::-1]),

@@ -51,8 +51,8 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
 
 
 def _block(positions: int, width: int, outputs: int = 1) -> SequenceBlock:
-    layer = nn.Linear(width, width)
-    residuals = layer(torch.randn(4, positions, width)).square().sum(1) @ torch.randn(width, outputs)
+    layer, inputs = nn.Linear(width, width).double(), torch.randn(4, positions, width).double()
+    residuals = layer(inputs).square().sum(1) @ torch.randn(width, outputs).double()
     (block,) = Linearizer()(residuals, named_trainable(layer)).blocks
     assert isinstance(block, SequenceBlock)
     return block
@@ -63,12 +63,12 @@ def test_few_wide_positions_are_ghosts_and_many_narrow_ones_are_materialized() -
     assert _block(positions=40, width=3).plans()[0].rule == "materialized"
 
 
-@pytest.mark.parametrize(("rule", "positions", "width"), [("materialized", 40, 4), ("ghost", 2, 64)])
+@pytest.mark.parametrize(("rule", "positions", "width"), [("materialized", 40, 3), ("ghost", 2, 64)])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_piece_by_piece_changes_nothing(
     rule: str, positions: int, width: int, outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, pieces = torch.zeros(4 * outputs, 4 * outputs), torch.zeros(4 * outputs, 4 * outputs)
+    whole, pieces = torch.zeros(2, 4 * outputs, 4 * outputs).double()
     block = _block(positions, width, outputs)
     assert block.plans()[0].rule == rule
     block.add_gram_(whole)
@@ -76,7 +76,7 @@ def test_piece_by_piece_changes_nothing(
     monkeypatch.setattr(triangle, "LEAST_WORK", 0)
     monkeypatch.setattr(triangle, "BLOCK_COLUMNS", 1)
     block.add_gram_(pieces)
-    assert torch.allclose(mirrored(whole), mirrored(pieces), rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    assert torch.allclose(mirrored(whole), mirrored(pieces), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [3, BLOCK_COLUMNS, BLOCK_COLUMNS + 1, 2 * BLOCK_COLUMNS + 2])
