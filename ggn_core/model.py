@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ResidualsError
+from .recurrent import LSTMInParts, holds_lstm
 
 __all__ = ["as_written", "call"]
 
@@ -18,7 +19,7 @@ def call(model: nn.Module, inputs: object) -> Tensor:
     Raises:
         ResidualsError: The model did not return a tensor.
     """
-    with as_written():
+    with as_written(), LSTMInParts() if holds_lstm(model) else contextlib.nullcontext():
         if isinstance(inputs, tuple):
             outputs = model(*inputs)
         elif isinstance(inputs, dict):

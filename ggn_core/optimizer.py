@@ -26,6 +26,7 @@ from .model import as_written
 from .precision import FullPrecision
 from .ranks import Ranks
 from .recording import capturing
+from .recurrent import holds_lstm, in_parts
 from .search import Outcome, Search
 from .settings import ROW_MEMORY_GIB, Settings, SettingsReader, check
 from .sharded import whole_residuals
@@ -194,6 +195,7 @@ class GGN(torch.optim.Optimizer):
             self._make_system = SystemMaker(self.solver, self.row_memory_gib, self.capturable, self.choose)
         else:
             self._make_system = ShardedSystemMaker(self._ranks, self.solver, self.row_memory_gib, self.choose)
+        self._holds_lstm = holds_lstm(self.model)
         self._compiled = False  # whether the closure was found to call what torch.compile has compiled
 
     @_disable_dynamo  # a step reads the autograd graph, of which a compiler would see nothing
@@ -221,8 +223,9 @@ class GGN(torch.optim.Optimizer):
         """
         parameters = self._parameters()
         with FullPrecision(next(iter(parameters)).device.type if parameters else "cpu") as precision:
-            outside = precision.outside(closure) if callable(closure) else closure  # for all ranks to complain about
-            return self._step(outside, parameters, sample_weights)
+            if callable(closure):  # otherwise it is for all ranks to complain about
+                closure = precision.outside(in_parts(closure) if self._holds_lstm else closure)
+            return self._step(closure, parameters, sample_weights)
 
     def _step(
         self, closure: Callable[[], Tensor], parameters: dict[Tensor, str], sample_weights: Tensor | None

@@ -242,7 +242,9 @@ BY_SAMPLE = (
     "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "UpsampleNearest1D", "UpsampleNearest2D", "UpsampleBilinear2D",
     "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D", "PixelShuffle", "Im2Col",
 )  # fmt: skip
-ALONG_ONE = ("Softmax", "SafeSoftmax", "LogSoftmax", "Cumsum", "Cat", "Slice", "Glu", "Split", "SplitWithSizes")
+ALONG_ONE = (
+    "Softmax", "SafeSoftmax", "LogSoftmax", "Cumsum", "Cat", "Slice", "Glu", "Split", "SplitWithSizes", "UnsafeSplit",
+)  # fmt: skip
 REDUCTIONS = ("Amax", "Amin", "Logsumexp", "Var", "Std", "LinalgVectorNorm", "Select", "Unbind")
 ATTENTION = ("FlashAttentionForCpu", "FlashAttention", "EfficientAttention", "CudnnAttention")
 
@@ -251,7 +253,7 @@ RESHAPING = frozenset(
     for name in ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
     for number in (0, 1, 2)
 )
-SEVERAL_OUTPUTS = frozenset({"SplitBackward0", "SplitWithSizesBackward0", "UnbindBackward0"})
+SEVERAL_OUTPUTS = frozenset({"SplitBackward0", "SplitWithSizesBackward0", "UnsafeSplitBackward0", "UnbindBackward0"})
 
 MATCHES: dict[str, Match] = {
     **_numbered(_aligned, *ELEMENTWISE),

@@ -66,9 +66,9 @@ class _Quotient(nn.Module):
 class _LastState(nn.Module):
     """A recurrent network's last state."""
 
-    def __init__(self) -> None:
+    def __init__(self, cell: type[nn.GRU] | type[nn.LSTM]):
         super().__init__()
-        self.cell = nn.GRU(16, 16, batch_first=True)
+        self.cell = cell(16, 16, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         states: Tensor = self.cell(x)[0]
@@ -129,7 +129,8 @@ ARCHITECTURES: dict[str, Make] = {
         lambda: [nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), _Mean(), nn.Linear(16, 1)],
         _sequences,
     ),
-    "recurrent": (lambda: [_LastState(), nn.Linear(16, 1)], _sequences),
+    "recurrent": (lambda: [_LastState(nn.GRU), nn.Linear(16, 1)], _sequences),
+    "lstm": (lambda: [_LastState(nn.LSTM), nn.Linear(16, 1)], _sequences),
 }  # fmt: skip
 
 
