@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 
 from .errors import CompiledError, ResidualsError, UnsupportedError
 from .rules import RECOGNISERS, Parameters, Use, is_leaf
-from .rules.base import saved
+from .rules.base import output_shape, saved
 from .signature import discrete_arguments
 
 __all__ = ["Trace", "listed", "named_trainable", "something_to_train", "trace"]
@@ -138,6 +138,8 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
                 signature.append(id(parameter))
                 unseen.pop(parameter, None)
             handled = use.handled
+            # What views show of a parameter is as good as its shape, and they are not walked.
+            signature += [output_shape(edges[at][0]) for at in handled]  # type: ignore[arg-type]
         for position, (child, number) in enumerate(edges):
             if child is None or position in handled:
                 continue

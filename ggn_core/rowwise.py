@@ -212,7 +212,10 @@ def _layer_norm(node: Node, axis: int, out: Shape, position: int, shape: Shape) 
 
 
 def _batch_norm(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
-    return axis if position == 0 and not saved(node, "training") else None
+    """Channels are apart, and so are samples as long as the statistics are not theirs."""
+    if position > 0:  # weight and bias, (c,): instance normalization has channels of their own for every sample
+        return 0 if axis == 1 else None
+    return axis if axis == 1 or not saved(node, "training") else None
 
 
 def _dimensions(node: Node, names: Sequence[str], rank: int) -> list[int]:
@@ -232,10 +235,14 @@ def _numbered(match: Match, *names: str) -> dict[str, Match]:
 
 
 ELEMENTWISE = (
-    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Pow", "Exp", "Log", "Sqrt", "Rsqrt", "Reciprocal", "Abs", "Sin", "Cos",
-    "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu", "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh",
-    "Hardswish", "Hardsigmoid", "Celu", "Clamp", "ClampMin", "ClampMax", "Maximum", "Minimum", "Where", "MaskedFill",
-    "Lerp", "Addcmul", "PreluKernel", "NativeDropout", "ToCopy", "Clone", "Alias", "Expand",
+    "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Pow", "Exp", "Expm1", "Log", "Log1P", "Sqrt", "Rsqrt", "Reciprocal",
+    "Abs", "Sin", "Cos", "Sinh", "Cosh", "Atan", "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu",
+    "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh", "Hardswish", "Hardsigmoid", "Celu", "Clamp", "ClampMin",
+    "ClampMax", "Maximum", "Minimum", "Where", "MaskedFill", "Lerp", "Addcmul", "PreluKernel", "NativeDropout",
+    "ToCopy", "Clone", "Alias", "Expand",
+    # in the graphs of derivatives
+    "TanhBackward", "SigmoidBackward", "GeluBackward", "SiluBackward", "MishBackward", "EluBackward",
+    "SoftplusBackward", "ThresholdBackward", "LeakyReluBackward", "LogSigmoidBackward", "HardtanhBackward",
 )  # fmt: skip
 BY_SAMPLE = (
     "Convolution", "NativeGroupNorm", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AvgPool2D", "AvgPool3D",

@@ -139,6 +139,51 @@ class Multiplied(nn.Module):
         return self.head((x @ self.matrix).tanh() + (x.unsqueeze(2) * self.matrix).square().sum(1))
 
 
+class Transposed(nn.Module):
+    """Matrices in every way that a product with them is written."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(4, 4)) for _ in range(3))
+        self.d = nn.Parameter(torch.randn(outputs, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (x @ self.a.T).tanh()
+        h = (h @ self.b.mT.mT).tanh() + h @ self.b.permute(-1, 0)
+        h = (h @ self.c.transpose(-1, 0)).tanh() + h @ self.c.transpose(1, 1)
+        return h @ self.d.t().t().t()
+
+
+class Token(nn.Module):
+    """Tokens copied for every sample, before a sequence or to it; a scale and a shift that are seen in other shapes."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(2, 4))
+        self.scale, self.shift = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(1, 4, 1))
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        x = torch.cat([self.first.expand(n, -1, -1), self.second.repeat(n, 1, 1)[:, :1], self.layer(x)], 1)
+        x = x.tanh() * self.scale[:, None] + self.shift.view(4)
+        return self.head((x + self.second.repeat(n, 1).view(n, 2, 4).sum(1, keepdim=True)).tanh().sum(1))
+
+
+class Derivatives(nn.Module):
+    """What a physics-informed network is fitted to: a function of the network and of its derivatives by its inputs."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def slope(x: Tensor) -> Tensor:
+            return torch.func.jvp(self.network, (x,), (torch.ones_like(x),))[1]
+
+        return torch.func.jvp(slope, (x,), (torch.ones_like(x),))[1] + self.network(x) * slope(x)
+
+
 class SequenceFirst(nn.Module):
     """Layers that see positions first and samples second."""
 
@@ -451,6 +496,9 @@ CASES = [
         lambda o: nn.Sequential(nn.EmbeddingBag(6, 4, mode="mean"), nn.Tanh(), nn.Linear(4, o)),
         _tokens,
     ),
+    Case("transposed-weights", Transposed, _vectors),
+    Case("tokens", Token, _sequences),
+    Case("derivatives", Derivatives, _vectors),
     Case("rnn", lambda o: Recurrent(nn.RNN, o), _sequences),
     Case("lstm", lambda o: Recurrent(nn.LSTM, o), _sequences),
     Case("gru", lambda o: Recurrent(nn.GRU, o), _sequences),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch.autograd.graph import Node
 
-from . import convolution, elementwise, embedding, group_norm, linear
+from . import convolution, copies, elementwise, embedding, group_norm, linear
 from .base import Block, Edges, Layout, Parameters, Rows, Use, is_leaf
 
 __all__ = ["RECOGNISERS", "Block", "Edges", "Layout", "Parameters", "Rows", "Use", "is_leaf"]
@@ -14,6 +14,7 @@ RECOGNISERS: dict[str, Callable[[Node, Edges, Parameters], Use | None]] = {
     **linear.RECOGNISERS,
     **convolution.RECOGNISERS,
     **elementwise.RECOGNISERS,
+    **copies.RECOGNISERS,
     **group_norm.RECOGNISERS,
     **embedding.RECOGNISERS,
 }

@@ -100,9 +100,37 @@ def _use(node: Node, found: Sequence[tuple[int, Tensor | None, tuple[int, ...], 
     return ElementwiseUse(GradientEdge(node, 0), output_shape(node), tuple(term for _, term in terms), handled)
 
 
-def _trailing(parameter: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _entering(node: Node | None, parameters: Parameters) -> tuple[Tensor | None, tuple[int, ...]]:
+    """The parameter that enters there, and its shape as the operation sees it: with ones added or dropped by views."""
+    first = node
+    while node is not None and _keeps_entries(node):
+        node = node.next_functions[0][0]
+    parameter = leaf(node, parameters)
+    if parameter is None or first is None:
+        return None, ()
+    own = tuple(parameter.shape)
+    shape = own if node is first else output_shape(first)
+    same = shape == own or [size for size in shape if size != 1] == [size for size in own if size != 1]
+    return (parameter, shape) if same else (None, ())
+
+
+VIEWS = frozenset(
+    {
+        "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "SqueezeBackward0",
+        "SqueezeBackward1", "SqueezeBackward2", "AliasBackward0",
+    }
+)  # fmt: skip
+
+
+def _keeps_entries(node: Node) -> bool:
+    """Whether the output has the input's entries, in their order; torch.func.vmap multiplies biases by 1."""
+    name = node.name()
+    return name in VIEWS or (name == "MulBackward1" and saved(node, "other") == 1)
+
+
+def _trailing(seen: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """A parameter's shape aligned to the last dimensions of z, as arithmetic broadcasts."""
-    return () if parameter is None else (1,) * (len(shape) - parameter.dim()) + tuple(parameter.shape)
+    return (1,) * (len(shape) - len(seen)) + seen
 
 
 def _channel(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,12 +144,12 @@ def _one() -> float:
 
 def _multiplication(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
-    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
     return _use(
         node,
         (
-            (0, left, _trailing(left, shape), lambda: _same_dtype(saved(node, "other"), left)),
-            (1, right, _trailing(right, shape), lambda: _same_dtype(saved(node, "self"), right)),
+            (0, left, _trailing(seen_left, shape), lambda: _same_dtype(saved(node, "other"), left)),
+            (1, right, _trailing(seen_right, shape), lambda: _same_dtype(saved(node, "self"), right)),
         ),
     )
 
@@ -132,40 +160,57 @@ def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
 
 def _addition(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
-    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
     alpha = float(saved(node, "alpha"))
-    return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: alpha)))
+    return _use(
+        node,
+        (
+            (0, left, _trailing(seen_left, shape), _one),
+            (1, right, _trailing(seen_right, shape), lambda: alpha),
+        ),
+    )
 
 
 def _subtraction(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
-    left, right = leaf(edges[0][0], parameters), leaf(edges[1][0], parameters)
+    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
     alpha = float(saved(node, "alpha"))
-    return _use(node, ((0, left, _trailing(left, shape), _one), (1, right, _trailing(right, shape), lambda: -alpha)))
+    return _use(
+        node,
+        (
+            (0, left, _trailing(seen_left, shape), _one),
+            (1, right, _trailing(seen_right, shape), lambda: -alpha),
+        ),
+    )
+
+
+def _expansion(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
+    parameter, seen = _entering(edges[0][0], parameters)
+    return _use(node, ((0, parameter, _trailing(seen, output_shape(node)), _one),))
 
 
 def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
-    shape = output_shape(node)
+    aligned = _trailing(tuple(saved(node, "normalized_shape")), output_shape(node))
     weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
 
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
         return x.sub(saved(node, "result1")).mul_(saved(node, "result2"))
 
-    return _use(node, ((1, weight, _trailing(weight, shape), normalized), (2, bias, _trailing(bias, shape), _one)))
+    return _use(node, ((1, weight, aligned, normalized), (2, bias, aligned, _one)))
 
 
 def _rms_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """The fused kernel of GPUs; elsewhere the normalization is made of products."""
-    shape = output_shape(node)
+    shape, normalized_shape = output_shape(node), tuple(saved(node, "normalized_shape"))
     weight = leaf(edges[1][0], parameters)
 
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
-        over = len(saved(node, "normalized_shape"))
+        over = len(normalized_shape)
         return x.mul(saved(node, "result1").view(*shape[:-over], *(1,) * over))
 
-    return _use(node, ((1, weight, _trailing(weight, shape), normalized),))
+    return _use(node, ((1, weight, _trailing(normalized_shape, shape), normalized),))
 
 
 def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
@@ -186,20 +231,15 @@ def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
 
 def _prelu(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """PReLU is z = max(x, 0) + w min(x, 0); torch hands the kernel a view of the weight, (1, c, 1, …)."""
-    view = edges[1][0]
-    weight = leaf(view, parameters)
-    if weight is None and view is not None and view.name() == "ViewBackward0":
-        weight = leaf(view.next_functions[0][0], parameters)
-    shape = output_shape(node)
-    aligned = tuple(saved(node, "weight").shape)
-    aligned = (1,) * (len(shape) - len(aligned)) + aligned
-    return _use(node, ((1, weight, aligned, lambda: saved(node, "self").clamp(max=0)),))
+    weight, seen = _entering(edges[1][0], parameters)
+    return _use(node, ((1, weight, _trailing(seen, output_shape(node)), lambda: saved(node, "self").clamp(max=0)),))
 
 
 RECOGNISERS = {
     "MulBackward0": _multiplication,
     "AddBackward0": _addition,
     "SubBackward0": _subtraction,
+    "ExpandBackward0": _expansion,
     "NativeLayerNormBackward0": _layer_norm,
     "FusedRmsNormBackward0": _rms_norm,
     "NativeBatchNormBackward0": _batch_norm,

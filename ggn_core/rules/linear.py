@@ -9,7 +9,7 @@ With a_t the input and g_t = ∂f/∂z_t the output cotangent at position t, a s
 A weight used several times is a weight with more positions: its uses are laid end to end along t.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -113,9 +113,19 @@ def _use(
 
 def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | None, bool]:
     """The parameter W behind the second factor of a product, and whether the product is with W rather than Wᵀ."""
-    if node is not None and node.name() == "TBackward0":
-        return leaf(node.next_functions[0][0], parameters), False
-    return leaf(node, parameters), True
+    flipped = True
+    while node is not None and (transposing := TRANSPOSING.get(node.name())) is not None:
+        flipped ^= transposing(node)
+        node = node.next_functions[0][0]
+    return leaf(node, parameters), flipped
 
 
+# Views of a matrix -> whether they exchange its dimensions. Negative dimensions are stored as unsigned numbers.
+TRANSPOSING: dict[str, Callable[[Node], bool]] = {
+    "TBackward0": lambda node: True,
+    "PermuteBackward0": lambda node: saved(node, "dims")[0] % 2 == 1,
+    "TransposeBackward0": lambda node: (saved(node, "dim0") - saved(node, "dim1")) % 2 == 1,
+    "TransposeBackward1": lambda node: (saved(node, "dim0") - saved(node, "dim1")) % 2 == 1,
+    "AliasBackward0": lambda node: False,
+}
 RECOGNISERS = {"AddmmBackward0": _addmm, "MmBackward0": _mm}

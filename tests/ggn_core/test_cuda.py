@@ -26,7 +26,6 @@ def _same_every_time() -> None:
 
 # Parameters left to the generic rule, among normalization layers.
 GENERIC = {
-    "instance-norm": {"1.weight", "1.bias"},
     "weight-norm": {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
 }
 

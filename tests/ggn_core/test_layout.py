@@ -160,6 +160,12 @@ def _certificates(model: nn.Module, x: Tensor, steps: int) -> int:
             lambda: nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4).eval(), nn.Flatten(), nn.Linear(16, 1)),
             (6, 3, 5),
         ),
+        (
+            lambda: nn.Sequential(
+                nn.Conv1d(3, 4, 2), nn.InstanceNorm1d(4, affine=True), nn.Flatten(), nn.Linear(16, 1)
+            ),
+            (6, 3, 5),
+        ),
         (lambda: Tokens(batch_first=True), (6, 4, 3)),
         (lambda: Tokens(batch_first=False), (6, 4, 3)),
         (lambda: nn.Sequential(Attention(4, "chunk"), nn.Flatten(), nn.Linear(20, 1)), (6, 5, 4)),
@@ -224,6 +230,7 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
     "unbind": lambda z: torch.stack([part.square() for part in z.unbind(-1)], 1),
     "select": lambda z: z.select(-1, 2).sum(1) * z[:, 1].sum(1),
     "samples-in-columns": lambda z: torch.mm(torch.ones(2, 144).to(z), z.flatten(1).transpose(0, 1)).transpose(0, 1),
+    "instance-norm": lambda z: F.instance_norm(z, weight=z.new_ones(4), bias=z.new_ones(4)),
     "batch-norm": lambda z: F.batch_norm(z.transpose(0, 1), *torch.tensor([[0.5] * 4, [2.0] * 4]).to(z)).transpose(
         0, 1
     ),
@@ -231,6 +238,11 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
 
 MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "pad-samples": lambda z: F.pad(z, (0, 0, 0, 0, 0, 0, 1, 0))[:-1],  # each sample takes its neighbour's place
+    "statistics-over-samples": lambda z: (
+        F.batch_norm(z.permute(1, 2, 3, 0).reshape(1, 4, -1), None, None, training=True)
+        .view(4, 6, 6, -1)
+        .permute(3, 0, 1, 2)
+    ),
     "expand-one": lambda z: z[:1].expand(z.shape) * z,
     "stack-samples": lambda z: torch.stack([z, z.sin()], 0).transpose(0, 1).reshape(z.shape[0], -1).flip(0),
     "cumsum-samples": lambda z: z.cumsum(0),
@@ -288,6 +300,34 @@ def test_operations_that_keep_samples_apart_are_proved(operation: Callable[[Tens
 @pytest.mark.parametrize("operation", MIXING.values(), ids=MIXING)
 def test_operations_that_mix_samples_are_not(operation: Callable[[Tensor], Tensor]) -> None:
     assert not _check(operation)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin, "gelu": F.gelu, "silu": F.silu, "elu": F.elu,
+    "softplus": F.softplus, "leaky-relu": F.leaky_relu, "mish": F.mish, "log-sigmoid": F.logsigmoid,
+    "relu": lambda z: z.relu() + z.square(), "hardtanh": lambda z: F.hardtanh(z) * z,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_derivatives_by_the_inputs_are_proved_and_exact(activation: Callable[[Tensor], Tensor]) -> None:
+    """The residuals of a differential equation, u_t + u u_x − u_xx, whose graph holds that of a backward pass."""
+    first, second, head = nn.Linear(2, 6).double(), nn.Linear(6, 6).double(), nn.Linear(6, 1).double()
+    model = nn.ModuleList([first, second, head])
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    u = head(activation(second(activation(first(x)))))
+    (slopes,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (of_slope,) = torch.autograd.grad(slopes[:, 0].sum(), x, create_graph=True)
+    residuals = slopes[:, 1] + u[:, 0] * slopes[:, 0] - of_slope[:, 0]
+
+    uses = trace(residuals, named_trainable(model)).uses
+    assert certify(residuals, uses, as_rows(residuals)).lasting
+    _hold_to_the_truth(residuals)
+    jacobian = Linearizer()(residuals, named_trainable(model))
+    assert not jacobian.generic
+    rows = [torch.autograd.grad(r, list(model.parameters()), retain_graph=True) for r in residuals]
+    expected = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    assert torch.allclose(jacobian.gram(), expected @ expected.T, rtol=1e-10, atol=1e-12)
 
 
 def test_what_cannot_be_proved_is_not_remembered() -> None:

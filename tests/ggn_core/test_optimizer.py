@@ -234,6 +234,32 @@ def test_what_was_certified_for_one_graph_is_not_used_for_another() -> None:
         assert torch.allclose(flat(model) - before, change, rtol=1e-9, atol=1e-14)
 
 
+class EitherView(nn.Module):
+    """A vector that scales the features of every sample, or the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.randn(4)), nn.Linear(4, 4)
+        self.of_samples = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            self.layer(x) * self.scale.view(4, 1) if self.of_samples else self.layer(x) * self.scale.view(1, 4)
+        ).sin()
+
+
+def test_what_was_certified_for_one_view_of_a_parameter_is_not_used_for_another() -> None:
+    """As many features as samples: nothing but the view tells the two graphs apart."""
+    model = EitherView().double()
+    optimizer = GGN(model, lr=0.5, damping=0.3)
+    for of_samples in (False, True, False):
+        model.of_samples = of_samples
+        x, y = torch.randn(4, 4).double(), torch.randn(4, 4).double()
+        before, change = flat(model), dense_step(model, x, y, lr=0.5, damping=0.3)
+        optimizer.step(lambda x=x, y=y: model(x) - y)
+        assert torch.allclose(flat(model) - before, change, rtol=1e-9, atol=1e-14)
+
+
 def test_float32_stays_float32_and_close_to_double() -> None:
     model = _mlp().float()
     x, y = (t.float() for t in _data())

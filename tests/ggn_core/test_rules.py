@@ -24,7 +24,6 @@ GENERIC = {
     "bare-parameters": {"exponent"},
     "quotient": {"a", "b"},
     "mixing-samples": {"layer.weight", "layer.bias"},
-    "instance-norm": {"1.weight", "1.bias"},
     "weight-norm": {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
     "bilinear-layer": {"layer.weight"},
     "embedding-bag": {"0.weight"},
