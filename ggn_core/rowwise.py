@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch.autograd.graph import Node
 
 from .rules import Layout, is_leaf
-from .rules.base import saved
+from .rules.base import RESHAPING, saved
 
 __all__ = ["Place", "places"]
 
@@ -239,7 +239,7 @@ ELEMENTWISE = (
     "Abs", "Sin", "Cos", "Sinh", "Cosh", "Atan", "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu",
     "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh", "Hardswish", "Hardsigmoid", "Celu", "Clamp", "ClampMin",
     "ClampMax", "Maximum", "Minimum", "Where", "MaskedFill", "Lerp", "Addcmul", "PreluKernel", "NativeDropout",
-    "ToCopy", "Clone", "Alias", "Expand",
+    "ToCopy", "Clone", "Expand",
     # in the graphs of derivatives
     "TanhBackward", "SigmoidBackward", "GeluBackward", "SiluBackward", "MishBackward", "EluBackward",
     "SoftplusBackward", "ThresholdBackward", "LeakyReluBackward", "LogSigmoidBackward", "HardtanhBackward",
@@ -255,11 +255,6 @@ ALONG_ONE = (
 REDUCTIONS = ("Amax", "Amin", "Logsumexp", "Var", "Std", "LinalgVectorNorm", "Select", "Unbind")
 ATTENTION = ("FlashAttentionForCpu", "FlashAttention", "EfficientAttention", "CudnnAttention")
 
-RESHAPING = frozenset(
-    f"{name}Backward{number}"
-    for name in ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
-    for number in (0, 1, 2)
-)
 SEVERAL_OUTPUTS = frozenset({"SplitBackward0", "SplitWithSizesBackward0", "UnsafeSplitBackward0", "UnbindBackward0"})
 
 MATCHES: dict[str, Match] = {

@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "HALF", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf", "leaf",
-    "output_shape", "present", "saved", "widened",
+    "HALF", "RESHAPING", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf",
+    "leaf", "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
 HALF = frozenset({torch.float16, torch.bfloat16})
+
+# Nodes whose output has the input's entries in their row-major order.
+RESHAPING = frozenset(
+    f"{name}Backward{number}"
+    for name in ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Alias")
+    for number in (0, 1, 2)
+)
 
 # A node's inputs, as Node.next_functions gives them.
 Edges = tuple[tuple[Node | None, int], ...]

@@ -6,11 +6,12 @@ form. With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g 
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import WHOLE, Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import RESHAPING, WHOLE, Edges, Layout, Parameters, leaf, output_shape, saved
 
 __all__ = ["RECOGNISERS", "ElementwiseUse"]
 
@@ -109,23 +110,20 @@ def _entering(node: Node | None, parameters: Parameters) -> tuple[Tensor | None,
     if parameter is None or first is None:
         return None, ()
     own = tuple(parameter.shape)
-    shape = own if node is first else output_shape(first)
-    same = shape == own or [size for size in shape if size != 1] == [size for size in own if size != 1]
-    return (parameter, shape) if same else (None, ())
-
-
-VIEWS = frozenset(
-    {
-        "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "SqueezeBackward0",
-        "SqueezeBackward1", "SqueezeBackward2", "AliasBackward0",
-    }
-)  # fmt: skip
+    if node is first:
+        return parameter, own
+    seen = output_shape(first)
+    return (parameter, seen) if _without_ones(seen) == _without_ones(own) else (None, ())
 
 
 def _keeps_entries(node: Node) -> bool:
     """Whether the output has the input's entries, in their order; torch.func.vmap multiplies biases by 1."""
     name = node.name()
-    return name in VIEWS or (name == "MulBackward1" and saved(node, "other") == 1)
+    return name in RESHAPING or (name == "MulBackward1" and saved(node, "other") == 1)
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _trailing(seen: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -158,28 +156,16 @@ def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
     return factor if parameter is None else factor.to(parameter.dtype)
 
 
-def _addition(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
+def _sum(node: Node, edges: Edges, parameters: Parameters, sign: int) -> ElementwiseUse | None:
+    """The sum or difference z = left ± alpha · right."""
     shape = output_shape(node)
     (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
-    alpha = float(saved(node, "alpha"))
+    factor = sign * float(saved(node, "alpha"))
     return _use(
         node,
         (
             (0, left, _trailing(seen_left, shape), _one),
-            (1, right, _trailing(seen_right, shape), lambda: alpha),
-        ),
-    )
-
-
-def _subtraction(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
-    shape = output_shape(node)
-    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
-    alpha = float(saved(node, "alpha"))
-    return _use(
-        node,
-        (
-            (0, left, _trailing(seen_left, shape), _one),
-            (1, right, _trailing(seen_right, shape), lambda: -alpha),
+            (1, right, _trailing(seen_right, shape), lambda: factor),
         ),
     )
 
@@ -235,10 +221,10 @@ def _prelu(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse |
     return _use(node, ((1, weight, _trailing(seen, output_shape(node)), lambda: saved(node, "self").clamp(max=0)),))
 
 
-RECOGNISERS = {
+RECOGNISERS: dict[str, Callable[[Node, Edges, Parameters], ElementwiseUse | None]] = {
     "MulBackward0": _multiplication,
-    "AddBackward0": _addition,
-    "SubBackward0": _subtraction,
+    "AddBackward0": partial(_sum, sign=1),
+    "SubBackward0": partial(_sum, sign=-1),
     "ExpandBackward0": _expansion,
     "NativeLayerNormBackward0": _layer_norm,
     "FusedRmsNormBackward0": _rms_norm,

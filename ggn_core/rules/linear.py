@@ -120,12 +120,18 @@ def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | 
     return leaf(node, parameters), flipped
 
 
-# Views of a matrix -> whether they exchange its dimensions. Negative dimensions are stored as unsigned numbers.
+def _exchanges(node: Node) -> bool:
+    """Whether a transposition of two dimensions is of different ones; negative ones are stored as unsigned numbers."""
+    return bool((saved(node, "dim0") - saved(node, "dim1")) % 2)
+
+
+# Views of a matrix -> whether they exchange its dimensions.
 TRANSPOSING: dict[str, Callable[[Node], bool]] = {
     "TBackward0": lambda node: True,
     "PermuteBackward0": lambda node: saved(node, "dims")[0] % 2 == 1,
-    "TransposeBackward0": lambda node: (saved(node, "dim0") - saved(node, "dim1")) % 2 == 1,
-    "TransposeBackward1": lambda node: (saved(node, "dim0") - saved(node, "dim1")) % 2 == 1,
+    "TransposeBackward0": _exchanges,
+    "TransposeBackward1": _exchanges,
     "AliasBackward0": lambda node: False,
 }
+
 RECOGNISERS = {"AddmmBackward0": _addmm, "MmBackward0": _mm}
