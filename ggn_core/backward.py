@@ -10,17 +10,20 @@ __all__ = ["backward_passes"]
 
 
 def backward_passes(
-    residuals: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], cotangents: Tensor, vectorise: bool = True
+    outputs: Tensor | GradientEdge,
+    inputs: Sequence[Tensor] | Sequence[GradientEdge],
+    cotangents: Tensor,
+    vectorise: bool = True,
 ) -> tuple[Tensor, ...]:
-    """The gradients of ``residuals`` with respect to ``inputs``, for each of several cotangents; the graph is kept.
+    """The gradients of ``outputs`` with respect to ``inputs``, for each of several cotangents; the graph is kept.
 
-    Only what lies between the inputs and the residuals is computed: with the outputs of layers as inputs, no weight
+    Only what lies between the inputs and the outputs is computed: with the outputs of layers as inputs, no weight
     gradient is.
 
     Args:
-        residuals: Any shape.
-        inputs: Tensors, or edges of the graph, that the residuals depend on.
-        cotangents: (k, *residuals.shape).
+        outputs: A tensor of any shape, or the edge of the graph that stands for it.
+        inputs: Tensors, or edges of the graph, that the outputs depend on.
+        cotangents: (k, *outputs.shape).
         vectorise: Whether torch.func.vmap may be used.
 
     Returns:
@@ -28,7 +31,7 @@ def backward_passes(
     """
 
     def backward(cotangent: Tensor) -> tuple[Tensor, ...]:
-        gradients = torch.autograd.grad(residuals, inputs, cotangent, retain_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True, materialize_grads=True)
         return tuple(g.to_dense() if g.is_sparse else g for g in gradients)
 
     if cotangents.shape[0] == 1:

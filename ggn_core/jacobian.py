@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -12,10 +12,12 @@ from torch import Tensor
 from .backward import backward_passes
 from .capture import Trace, trace
 from .choice import Choice, Choose, Chooser
+from .derived import Derived, derive
 from .errors import NonFiniteError, ResidualsError
-from .layout import Certificate, certify
-from .rules import Block, Layout, Rows, Use, embedding, linear_blocks
+from .layout import layouts_by_proof, layouts_by_test
+from .rules import Block, Layout, Rows, Use, batched_products, embedding, linear_blocks
 from .rules.base import HALF, WHOLE, widened
+from .rules.batched_products import BatchedProductUse
 from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
@@ -134,7 +136,7 @@ class Linearizer:
         self._keep_bytes = keep_bytes
         self._choose = Chooser(choose)
         self._by_values = by_values
-        self._certificates: dict[object, Certificate] = {}
+        self._proofs: dict[object, tuple[Layout | None, ...]] = {}
         # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
         # would give their memory back to the system, and fetch it anew page by page: a third of a ResNet's step. GPUs
         # have an allocator that keeps it.
@@ -156,9 +158,9 @@ class Linearizer:
         if self._by_values:
             check_finite(residuals)
         traced = trace(residuals, parameters)
-        served, generic = self._split(residuals, traced, rows)
+        served, derived, generic = self._served(residuals, traced, rows)
         blocks: list[Block] = []
-        chosen: dict[Tensor, list[Choice]] = {}
+        chosen = {p: [source.choice] for source in derived.sources.values() for p in source.parameters}
         if generic:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
         if served:
@@ -171,50 +173,74 @@ class Linearizer:
                     use = use.chosen(cotangent, self._choose)
                     chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
                 seen.append((use, cotangent, layout))
-            blocks += self._blocks(seen, rows)
+            blocks += self._blocks(seen, derived, rows, traced.vectorisable)
         return Jacobian(blocks, rows, generic, residuals.detach(), chosen)
 
-    def _split(
+    def _served(
         self, residuals: Tensor, traced: Trace, rows: Rows
-    ) -> tuple[list[tuple[Use, Layout]], dict[Tensor, str]]:
-        """The uses in which samples keep apart, with layouts; the parameters of all other uses, with reasons."""
-        key = (residuals.shape, traced.signature)
-        certificate = self._certificates.get(key)
-        if certificate is None:
-            certificate = certify(residuals, traced.uses, rows, by_values=self._by_values)
-            if certificate.lasting:
-                if len(self._certificates) >= REMEMBERED:
-                    self._certificates.clear()  # a graph that differs at every step: keep the memory bounded
-                self._certificates[key] = certificate
-        found = list(zip(traced.uses, certificate.layouts, strict=True))
-        mixed = {p: MIXED for use, layout in found if layout is None for p in use.parameters}
-        served = [(use, layout) for use, layout in found if layout is not None]
-        if mixed:
-            served = [(kept, layout) for use, layout in served if (kept := use.without(mixed)) is not None]
-        return served, traced.generic | mixed
+    ) -> tuple[list[tuple[Use, Layout]], Derived, dict[Tensor, str]]:
+        """The uses in which samples keep apart, with layouts; those by way of computed tensors are among them.
 
-    def _blocks(self, served: Sequence[Seen], rows: Rows) -> list[Block]:
+        Returns:
+            The uses; what the latter serve; and the parameters of all other uses, with reasons.
+        """
+        key = (residuals.shape, residuals.output_nr, traced.signature)
+        proofs = self._proofs.get(key)
+        if proofs is None:
+            if len(self._proofs) >= REMEMBERED:
+                self._proofs.clear()  # a graph that differs at every step: keep the memory bounded
+            proofs = self._proofs[key] = layouts_by_proof(residuals, traced.uses, rows)
+        found = list(zip(traced.uses, proofs, strict=True))
+        generic = traced.generic | _of_unknown(found)
+        derived = derive(residuals, generic, rows) if generic else Derived()
+        found = _without(found, derived.parameters)
+        untested = [use for use, layout in found if layout is None]
+        if untested and self._by_values:
+            tested = dict(zip(untested, layouts_by_test(residuals, untested, rows), strict=True))
+            found = [(use, tested.get(use, layout)) for use, layout in found]
+        mixed = _of_unknown(found)
+        served = [(use, layout) for use, layout in _without(found, mixed) if layout is not None]
+        generic = {p: reason for p, reason in traced.generic.items() if p not in derived.parameters} | mixed
+        return served + list(derived.uses), derived, generic
+
+    def _blocks(self, served: Sequence[Seen], derived: Derived, rows: Rows, vectorise: bool) -> list[Block]:
         """Gives each parameter the most economical block that all of its uses allow."""
         uses_of: dict[Tensor, list[Seen]] = {}
         for seen in served:
             for parameter in seen[0].parameters:
                 uses_of.setdefault(parameter, []).append(seen)
-        kinds = {p: {type(use) for use, _, _ in uses} for p, uses in uses_of.items()}
-        linear_only = {p for p, kind in kinds.items() if kind == {LinearUse}}
-        looked_up = [p for p, kind in kinds.items() if kind == {EmbeddingUse}]
-        dense = [p for p, kind in kinds.items() if kind not in ({LinearUse}, {EmbeddingUse})]
+        made = self._derived_blocks(uses_of, derived, vectorise)
+        kinds = {
+            p: _kind(p, uses) for p, uses in uses_of.items() if p not in derived.parameters and p not in derived.sources
+        }
+        linear_only = {p for p, kind in kinds.items() if kind is LinearUse}
+        looked_up = [p for p, kind in kinds.items() if kind is EmbeddingUse]
+        batched = [p for p, kind in kinds.items() if kind is BatchedProductUse]
+        dense = [p for p, kind in kinds.items() if kind is None]
 
         products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
-        made = linear_blocks.blocks(products, linear_only, rows, self._choose)
+        made += linear_blocks.blocks(products, linear_only, rows, self._choose)
         for table in looked_up:
             look_ups = [(u, g, layout) for u, g, layout in uses_of[table] if isinstance(u, EmbeddingUse)]
             made.append(embedding.block(table, look_ups))
+        for weight in batched:
+            side_by_side = [(u, g, layout) for u, g, layout in uses_of[weight] if isinstance(u, BatchedProductUse)]
+            made.append(batched_products.block(weight, side_by_side, rows, self._choose))
         kept, formed_anew = _within(dense, rows, self._keep_bytes)
         rows_of = self._form_rows({p: uses_of[p] for p in kept})
         if kept:
             made += dense_blocks(kept, rows_of)
         made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), rows) for p in formed_anew]
         return made
+
+    @staticmethod
+    def _derived_blocks(uses_of: Mapping[Tensor, Sequence[Seen]], derived: Derived, vectorise: bool) -> list[Block]:
+        """Explicit rows: summed over the computed tensors by way of which they come, and over direct uses."""
+        formed = {p: _summed_rows(p, uses_of[p]) for p in derived.parameters if p in uses_of}
+        for player, source in derived.sources.items():
+            for p, part in source.pulled_back(_summed_rows(player, uses_of[player]), vectorise).items():
+                formed[p] = formed[p] + part if p in formed else part
+        return list(dense_blocks(list(formed), list(formed.values()))) if formed else []
 
     def _form_rows(self, uses_of: Mapping[Tensor, Sequence[Seen]]) -> list[Tensor]:
         """The explicit rows of each parameter, (o, n, *shape)."""
@@ -239,6 +265,29 @@ class Linearizer:
             basis = torch.eye(o, dtype=residuals.dtype, device=residuals.device).unsqueeze(1).expand(o, n, o)
             basis = basis.reshape(o, *residuals.shape)
         return list(backward_passes(residuals, [use.edge for use in uses], basis, vectorise))
+
+
+def _of_unknown(found: Sequence[tuple[Use, Layout | None]]) -> dict[Tensor, str]:
+    """The parameters of uses without a layout."""
+    return {p: MIXED for use, layout in found if layout is None for p in use.parameters}
+
+
+def _without(
+    found: Sequence[tuple[Use, Layout | None]], parameters: Container[Tensor]
+) -> list[tuple[Use, Layout | None]]:
+    """The uses that are left without those parameters; equal uses keep their identity where none of them is there."""
+    if not parameters:
+        return list(found)
+    return [(kept, layout) for use, layout in found if (kept := use.without(parameters)) is not None]
+
+
+def _kind(parameter: Tensor, uses: Sequence[Seen]) -> type[Use] | None:
+    """The kind of use that has blocks of its own, if all of a parameter's are of it; None for explicit rows."""
+    kinds = {type(use) for use, _, _ in uses}
+    if kinds in ({LinearUse}, {EmbeddingUse}):
+        return kinds.pop()
+    weights = all(isinstance(use, BatchedProductUse) and use.only_weight(parameter) for use, _, _ in uses)
+    return BatchedProductUse if weights else None
 
 
 def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:

@@ -8,7 +8,6 @@ backward passes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from .rowwise import Place, places
 from .rules import Layout, Rows, Use
 from .rules.base import output_shape
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["layout_by_proof", "layouts_by_proof", "layouts_by_test"]
 
 # Scaling by powers of two commutes with rounding, so on a CPU an independent row matches to the last bit. On a GPU
 # atomics may add in another order: there the tolerance, in units of the machine epsilon, leaves room.
@@ -25,49 +24,34 @@ TOLERANCE_IN_EPS = {"cpu": 0, "cuda": 64}
 EXPONENTS = range(-32, 65)  # of c_i: far from under- and overflow for cotangents of any reasonable size
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What is known of the uses of a graph.
-
-    Attributes:
-        layouts: For each use its layout, or None where rows mix samples or run in no known order.
-        lasting: Whether it was proved, so that it holds for every later step with the same graph; what was tested holds
-            for this step only.
-    """
-
-    layouts: tuple[Layout | None, ...]
-    lasting: bool
-
-
-def certify(residuals: Tensor, uses: Sequence[Use], rows: Rows, *, by_values: bool = True) -> Certificate:
-    """Proves or tests every use; the graph of ``residuals`` is kept.
+def layouts_by_proof(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> tuple[Layout | None, ...]:
+    """For each use the layout of its output, or None where there is no proof of one; it holds for all equal graphs.
 
     Args:
         residuals: With their graph.
-        uses: To certify.
+        uses: Of parameters.
         rows: The shape of the residuals.
-        by_values: Whether to test what cannot be proved; without, it counts as mixed.
     """
-    samples = rows.samples
-    if samples == 1 or not uses:
-        return Certificate(tuple(next(iter(use.layouts(1)), None) for use in uses), True)
+    if rows.samples == 1 or not uses:
+        return tuple(next(iter(use.layouts(1)), None) for use in uses)
     assert residuals.grad_fn is not None
-    found = places(residuals.grad_fn, tuple(residuals.shape), samples) if residuals.output_nr == 0 else {}
-    proved = [_proved(use, found.get(use.edge.node), samples) for use in uses]
-    if all(layout is not None for layout in proved):
-        return Certificate(tuple(proved), True)
-    if not by_values or residuals.dtype == torch.float16:  # too few exponents for a test
-        return Certificate(tuple(proved), False)
-    return Certificate(tuple(_tested(residuals, uses, rows)), False)
+    found = places(residuals.grad_fn, tuple(residuals.shape), rows.samples) if residuals.output_nr == 0 else {}
+    return tuple(layout_by_proof(use, found.get(use.edge.node), rows.samples) for use in uses)
 
 
-def _proved(use: Use, place: Place | None, samples: int) -> Layout | None:
+def layout_by_proof(use: Use, place: Place | None, samples: int) -> Layout | None:
     """The layout of a place in the use's output, if there is a proof of one and the use can work with it."""
     layout = None if place is None else place.layout(output_shape(use.edge.node), samples)
     return layout if layout in use.layouts(samples) else None
 
 
-def _tested(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Layout | None]:
+def layouts_by_test(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[Layout | None]:
+    """For each use the layout that a test finds, or None where rows mix samples or run in no known order.
+
+    It holds for these residuals; their graph is kept.
+    """
+    if rows.samples == 1 or residuals.dtype == torch.float16:  # too few exponents for a test
+        return [None] * len(uses)
     # A generator of its own: the user's random numbers stay as they were.
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(rows.samples, rows.outputs, generator=generator).to(residuals)

@@ -359,6 +359,120 @@ class Bilinear(nn.Module):
         return self.layer(x, x.sin())
 
 
+class LowRank(nn.Module):
+    """A layer whose weight is changed by a product of two thin matrices, with the plain weight used as well."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.a, self.b = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed = self.layer.weight + self.a @ self.b
+        h = nn.functional.linear(x, changed, self.layer.bias).tanh()
+        return self.head(self.layer(h).tanh() @ changed)
+
+
+class Standardized(nn.Module):
+    """A convolution whose kernels have mean zero and unit deviation, over images."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 3, 3), nn.Linear(27, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return self.head(nn.functional.conv2d(x, weight, self.conv.bias).tanh().flatten(1))
+
+
+class Generated(nn.Module):
+    """A layer whose weight and bias another layer makes, from a code that is learned."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.code, self.maker = nn.Parameter(torch.randn(3)), nn.Linear(3, 20)
+        self.scale, self.head = nn.Parameter(torch.rand(4) + 0.5), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.maker(self.code).tanh()
+        weight, bias = made[:16].view(4, 4), made[16:]
+        return self.head(nn.functional.linear(x, weight * self.scale, bias * 2).tanh() * self.scale)
+
+
+class Positions(nn.Module):
+    """Learned positions, scaled by a learned number, before attention from a part of the sequence to all of it."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.table, self.gain = nn.Embedding(3, 4), nn.Parameter(torch.tensor(0.7))
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.gain * self.table(torch.arange(3))
+        return self.head(self.attention(x[:, :2], x, x, need_weights=False)[0].mean(1))
+
+
+class Masked(nn.Module):
+    """Weights that a mask prunes; and a mask that is trained, whose entries the layer's input is multiplied with."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.gate = nn.Parameter(torch.randn(2, 2))
+        self.register_buffer("mask", (torch.rand(4, 4) < 0.6).to(torch.get_default_dtype()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.gate.sigmoid().view(4)
+        return self.head(nn.functional.linear(x, self.layer.weight * self.mask, self.layer.bias).tanh())
+
+
+class Centred(nn.Module):
+    """A layer after which the batch's mean is taken off: below it samples meet, beside it weights are computed."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, outputs)
+        self.gain = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x).tanh()
+        h = h * self.gain.exp() - h.mean(0)
+        return self.head(nn.functional.linear(h, self.second.weight.exp(), self.second.bias).tanh())
+
+
+class Ensemble(nn.Module):
+    """Three networks side by side, each with weights and biases of its own, one that is both; and a bias for all."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(3, 4, 5)), nn.Parameter(torch.randn(3, 5, outputs))
+        self.bias, self.last_bias = nn.Parameter(torch.randn(3, 1, 5)), nn.Parameter(torch.randn(outputs))
+        self.both = nn.Parameter(torch.randn(3, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.baddbmm(self.bias, x.expand(3, -1, -1), self.first).tanh()
+        h = h * torch.baddbmm(self.both, x.expand(3, -1, -1).sum(2, keepdim=True), self.both).tanh()
+        return torch.baddbmm(self.last_bias, h, self.second).tanh().sum(0)
+
+
+class Experts(nn.Module):
+    """Experts for every position, mixed by a gate; written with ``einsum``, and with their weights on the left."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.gate, self.head = nn.Linear(4, 3), nn.Linear(5, outputs)
+        self.first, self.second = nn.Parameter(torch.randn(3, 5, 4)), nn.Parameter(torch.randn(3, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.einsum("ntd,epd->ntep", x, self.first).tanh()
+        columns = h.permute(2, 3, 0, 1).flatten(2)  # (experts, 5, n·t)
+        columns = torch.bmm(self.second, columns).tanh()
+        columns = torch.bmm(columns.mT, self.second).mT  # the same weight on the right
+        h = columns.unflatten(2, x.shape[:2])
+        return self.head(torch.einsum("epnt,nte->ntp", h, self.gate(x).softmax(-1)).tanh().mean(1))
+
+
 def _frozen_first(outputs: int) -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
     model[0].requires_grad_(False)
@@ -489,6 +603,15 @@ CASES = [
         lambda o: nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9, o)),
         _tokens,
     ),
+    Case("ensemble", Ensemble, _vectors),
+    Case("experts", Experts, _sequences),
+    # weights that are computed from parameters
+    Case("low-rank", LowRank, _vectors),
+    Case("standardized-kernels", Standardized, _images),
+    Case("generated-weight", Generated, _vectors),
+    Case("masked-weight", Masked, _vectors),
+    Case("positions-and-cross-attention", Positions, _sequences),
+    Case("centred-by-the-batch", Centred, _vectors),
     Case("embedding-tied-to-head", TiedEmbedding, _tokens),
     Case("embedding-twice-with-padding", TwoTables, _tokens),
     Case(

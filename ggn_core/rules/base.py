@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "HALF", "RESHAPING", "WHOLE", "Block", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut", "is_leaf",
-    "leaf", "output_shape", "present", "saved", "widened",
+    "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut",
+    "is_leaf", "leaf", "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -24,8 +24,9 @@ RESHAPING = frozenset(
     for number in (0, 1, 2)
 )
 
-# A node's inputs, as Node.next_functions gives them.
-Edges = tuple[tuple[Node | None, int], ...]
+# A node's input: the node that it is an output of, and which output. A node's inputs, as Node.next_functions has them.
+Edge = tuple[Node | None, int]
+Edges = tuple[Edge, ...]
 
 
 def is_leaf(node: Node) -> bool:
@@ -46,6 +47,10 @@ class Parameters:
     def __contains__(self, tensor: object) -> bool:
         return tensor in self._all
 
+    def standing_for(self, edge: Edge) -> Tensor | None:
+        """What plays a parameter there though it is the output of an operation: here nothing, see derived.py."""
+        return None
+
     def share_memory_with(self, tensor: Tensor) -> bool:
         """Whether changing a parameter in place may change ``tensor``."""
         return tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._storages
@@ -56,14 +61,17 @@ class Parameters:
         return frozenset(p.untyped_storage().data_ptr() for p in self._all if p.layout == torch.strided)
 
 
-def leaf(node: Node | None, parameters: Container[Tensor]) -> Tensor | None:
-    """The parameter that enters the graph at ``node``, if it is one of ``parameters``; it may be cast there."""
+def leaf(edge: Edge, parameters: Parameters) -> Tensor | None:
+    """The parameter that enters the graph at an edge, if it is one of ``parameters``; it may be cast there."""
+    node, _ = edge
     if node is None:
         return None
-    if not is_leaf(node):
-        return _cast(node, leaf(node.next_functions[0][0], parameters)) if node.name() == "ToCopyBackward0" else None
-    variable: Tensor = node.variable  # type: ignore[attr-defined]
-    return variable if variable in parameters else None
+    if is_leaf(node):
+        variable: Tensor = node.variable  # type: ignore[attr-defined]
+        return variable if variable in parameters else None
+    if node.name() == "ToCopyBackward0" and (cast := _cast(node, leaf(node.next_functions[0], parameters))) is not None:
+        return cast
+    return parameters.standing_for(edge)
 
 
 def _cast(node: Node, parameter: Tensor | None) -> Tensor | None:

@@ -52,7 +52,7 @@ class CopiesUse:
 
 def _repeated(node: Node, edges: Edges, parameters: Parameters) -> CopiesUse | None:
     """Recognises ``w.repeat(copies, 1, …)``."""
-    parameter = leaf(edges[0][0], parameters)
+    parameter = leaf(edges[0], parameters)
     copies, *others = saved(node, "repeats")
     if parameter is None or math.prod(others) != 1:
         return None

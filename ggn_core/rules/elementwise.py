@@ -11,9 +11,9 @@ from functools import partial
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import RESHAPING, WHOLE, Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import RESHAPING, WHOLE, Edge, Edges, Layout, Parameters, leaf, output_shape, saved
 
-__all__ = ["RECOGNISERS", "ElementwiseUse"]
+__all__ = ["RECOGNISERS", "ElementwiseUse", "shift"]
 
 # Gives ∂z/∂w, of a shape that broadcasts to z's; a number where it is constant.
 Factor = Callable[[], Tensor | float]
@@ -61,13 +61,15 @@ class ElementwiseUse:
         return tuple(dict.fromkeys(term.parameter for term in self.terms))
 
     def layouts(self, samples: int) -> Sequence[Layout]:
-        if samples == 1:
-            return (Layout(1, axis=None),)
+        whole = (Layout(1, axis=None),) if samples == 1 else ()
         return [
-            layout
-            for axis, size in enumerate(self.shape)
-            if all(term.aligned[axis] == 1 for term in self.terms)
-            for layout in Layout.along(axis, size, samples)
+            *whole,
+            *(
+                layout
+                for axis, size in enumerate(self.shape)
+                if all(term.aligned[axis] == 1 for term in self.terms)
+                for layout in Layout.along(axis, size, samples)
+            ),
         ]
 
     def without(self, parameters: Container[Tensor]) -> "ElementwiseUse | None":
@@ -101,19 +103,19 @@ def _use(node: Node, found: Sequence[tuple[int, Tensor | None, tuple[int, ...], 
     return ElementwiseUse(GradientEdge(node, 0), output_shape(node), tuple(term for _, term in terms), handled)
 
 
-def _entering(node: Node | None, parameters: Parameters) -> tuple[Tensor | None, tuple[int, ...]]:
+def _entering(edge: Edge, parameters: Parameters) -> tuple[Tensor | None, tuple[int, ...]]:
     """The parameter that enters there, and its shape as the operation sees it: with ones added or dropped by views."""
-    first = node
-    while node is not None and _keeps_entries(node):
-        node = node.next_functions[0][0]
-    parameter = leaf(node, parameters)
-    if parameter is None or first is None:
+    first = edge
+    while (node := edge[0]) is not None and _keeps_entries(node):
+        edge = node.next_functions[0]
+    parameter = leaf(edge, parameters)
+    if parameter is None or first[0] is None:
         return None, ()
     own = tuple(parameter.shape)
-    if node is first:
+    if node is first[0]:
         return parameter, own
-    seen = output_shape(first)
-    return (parameter, seen) if _without_ones(seen) == _without_ones(own) else (None, ())
+    seen = output_shape(first[0])
+    return (parameter if _without_ones(seen) == _without_ones(own) else parameters.standing_for(first)), seen
 
 
 def _keeps_entries(node: Node) -> bool:
@@ -142,7 +144,7 @@ def _one() -> float:
 
 def _multiplication(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     shape = output_shape(node)
-    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
+    (left, seen_left), (right, seen_right) = (_entering(edge, parameters) for edge in edges)
     return _use(
         node,
         (
@@ -159,7 +161,7 @@ def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
 def _sum(node: Node, edges: Edges, parameters: Parameters, sign: int) -> ElementwiseUse | None:
     """The sum or difference z = left ± alpha · right."""
     shape = output_shape(node)
-    (left, seen_left), (right, seen_right) = (_entering(edge[0], parameters) for edge in edges)
+    (left, seen_left), (right, seen_right) = (_entering(edge, parameters) for edge in edges)
     factor = sign * float(saved(node, "alpha"))
     return _use(
         node,
@@ -170,14 +172,15 @@ def _sum(node: Node, edges: Edges, parameters: Parameters, sign: int) -> Element
     )
 
 
-def _expansion(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
-    parameter, seen = _entering(edges[0][0], parameters)
+def shift(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
+    """The use of what is added, broadcast, to all else that a node computes, by its first input."""
+    parameter, seen = _entering(edges[0], parameters)
     return _use(node, ((0, parameter, _trailing(seen, output_shape(node)), _one),))
 
 
 def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     aligned = _trailing(tuple(saved(node, "normalized_shape")), output_shape(node))
-    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+    weight, bias = leaf(edges[1], parameters), leaf(edges[2], parameters)
 
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
@@ -189,7 +192,7 @@ def _layer_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
 def _rms_norm(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """The fused kernel of GPUs; elsewhere the normalization is made of products."""
     shape, normalized_shape = output_shape(node), tuple(saved(node, "normalized_shape"))
-    weight = leaf(edges[1][0], parameters)
+    weight = leaf(edges[1], parameters)
 
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
@@ -204,7 +207,7 @@ def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
     if saved(node, "training"):
         return None
     shape = output_shape(node)
-    weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+    weight, bias = leaf(edges[1], parameters), leaf(edges[2], parameters)
 
     def normalized() -> Tensor:
         x: Tensor = saved(node, "input")
@@ -217,7 +220,7 @@ def _batch_norm(node: Node, edges: Edges, parameters: Parameters) -> Elementwise
 
 def _prelu(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
     """PReLU is z = max(x, 0) + w min(x, 0); torch hands the kernel a view of the weight, (1, c, 1, …)."""
-    weight, seen = _entering(edges[1][0], parameters)
+    weight, seen = _entering(edges[1], parameters)
     return _use(node, ((1, weight, _trailing(seen, output_shape(node)), lambda: saved(node, "self").clamp(max=0)),))
 
 
@@ -225,7 +228,7 @@ RECOGNISERS: dict[str, Callable[[Node, Edges, Parameters], ElementwiseUse | None
     "MulBackward0": _multiplication,
     "AddBackward0": partial(_sum, sign=1),
     "SubBackward0": partial(_sum, sign=-1),
-    "ExpandBackward0": _expansion,
+    "ExpandBackward0": shift,
     "NativeLayerNormBackward0": _layer_norm,
     "FusedRmsNormBackward0": _rms_norm,
     "NativeBatchNormBackward0": _batch_norm,

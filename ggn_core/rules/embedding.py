@@ -141,7 +141,7 @@ def block(weight: Tensor, uses: Sequence[tuple[EmbeddingUse, Tensor, Layout]]) -
 
 
 def _embedding(node: Node, edges: Edges, parameters: Parameters) -> EmbeddingUse | None:
-    weight = leaf(edges[0][0], parameters)
+    weight = leaf(edges[0], parameters)
     if weight is None or saved(node, "scale_grad_by_freq"):
         return None  # gradients scaled by frequency are not derivatives: the generic rule does as autograd does
     padding = int(saved(node, "padding_idx"))

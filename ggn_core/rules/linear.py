@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import HALF, WHOLE, Edges, Layout, Parameters, cut, leaf, output_shape, present, saved, widened
+from .base import HALF, WHOLE, Edge, Edges, Layout, Parameters, cut, leaf, output_shape, present, saved, widened
 
 __all__ = ["RECOGNISERS", "LinearUse"]
 
@@ -72,8 +72,8 @@ def _addmm(node: Node, edges: Edges, parameters: Parameters) -> LinearUse | None
     """Recognises ``torch.addmm(bias, a, weight)``, the product behind ``torch.nn.functional.linear`` with a bias."""
     if saved(node, "alpha") != 1 or saved(node, "beta") != 1:
         return None
-    weight, flipped = _matrix(edges[2][0], parameters)
-    bias = leaf(edges[0][0], parameters)
+    weight, flipped = _matrix(edges[2], parameters)
+    bias = leaf(edges[0], parameters)
     if bias is not None and bias.shape != output_shape(node)[1:]:
         bias = None  # broadcast in another way: the generic rule's
     rows = saved(node, "mat1_sym_sizes")[0]
@@ -83,7 +83,7 @@ def _addmm(node: Node, edges: Edges, parameters: Parameters) -> LinearUse | None
 
 def _mm(node: Node, edges: Edges, parameters: Parameters) -> LinearUse | None:
     """Recognises ``torch.mm(a, weight)``, the product behind ``torch.nn.functional.linear`` without a bias."""
-    weight, flipped = _matrix(edges[1][0], parameters)
+    weight, flipped = _matrix(edges[1], parameters)
     if weight is None:
         return None
     activation = saved(node, "self")
@@ -111,13 +111,13 @@ def _use(
     return LinearUse(GradientEdge(node, 0), rows, activation, weight, bias, flipped, handled)
 
 
-def _matrix(node: Node | None, parameters: Container[Tensor]) -> tuple[Tensor | None, bool]:
+def _matrix(edge: Edge, parameters: Parameters) -> tuple[Tensor | None, bool]:
     """The parameter W behind the second factor of a product, and whether the product is with W rather than Wᵀ."""
     flipped = True
-    while node is not None and (transposing := TRANSPOSING.get(node.name())) is not None:
+    while (node := edge[0]) is not None and (transposing := TRANSPOSING.get(node.name())) is not None:
         flipped ^= transposing(node)
-        node = node.next_functions[0][0]
-    return leaf(node, parameters), flipped
+        edge = node.next_functions[0]
+    return leaf(edge, parameters), flipped
 
 
 def _exchanges(node: Node) -> bool:

@@ -17,7 +17,7 @@ from .dense import DenseBlock
 from .factored_gram import WAYS, AddGram, add_vectors_
 from .linear import LinearUse
 
-__all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "blocks"]
+__all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "block", "blocks"]
 
 Pair = tuple[Tensor, Tensor]
 
@@ -89,7 +89,7 @@ class LinearBlock(ABC):
     def joined(self, factors: Sequence[Tensor], rows: Rows) -> "LinearBlock":
         """The same block with the factors of more samples."""
         left, right = factors
-        return _block([(left, right)], self.weight, self.bias, self.flipped, rows)
+        return block([(left, right)], self.weight, self.bias, self.flipped, rows)
 
     def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
         left, right = self.factors
@@ -214,7 +214,7 @@ def blocks(
         if vectors is not None:
             made.append(VectorBlock(*vectors, weight, bias, flipped, rows))
         else:
-            made.append(_block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
+            made.append(block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
     for bias, indices in of_bias.items():
         if bias not in paired:
             summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
@@ -222,7 +222,7 @@ def blocks(
     return made
 
 
-def _block(
+def block(
     factors: Sequence[Pair],
     weight: Tensor,
     bias: Tensor | None,

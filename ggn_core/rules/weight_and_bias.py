@@ -31,7 +31,7 @@ class WeightAndBias:
     @classmethod
     def recognised(cls, node: Node, edges: Edges, parameters: Parameters) -> Self | None:
         """The call at this node, whose inputs are the layer's, its weight and its bias, if any of these is trained."""
-        weight, bias = leaf(edges[1][0], parameters), leaf(edges[2][0], parameters)
+        weight, bias = leaf(edges[1], parameters), leaf(edges[2], parameters)
         if weight is None and bias is None:
             return None
         handled = ((1,) if weight is not None else ()) + ((2,) if bias is not None else ())

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 __all__ = ["ARCHITECTURES", "BATCHES", "DEVICES", "RULES", "WIDTHS", "Workload", "made", "mlp", "synchronize"]
 
@@ -50,6 +51,19 @@ class _Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
+
+
+class _Ensemble(nn.Module):
+    """Members side by side, each a layer of their own on (b, width); their outputs, (b, members)."""
+
+    def __init__(self, width: int, members: int):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(members, width, width) / width**0.5)
+        self.second = nn.Parameter(torch.randn(members, width, 1) / width**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.bmm(x.expand(len(self.first), -1, -1), self.first).tanh()
+        return torch.bmm(hidden, self.second).squeeze(2).T
 
 
 class _Quotient(nn.Module):
@@ -114,6 +128,12 @@ RULES: dict[str, Make] = {
     "normalization": (lambda: [nn.LayerNorm(INPUTS), nn.Tanh(), nn.LayerNorm(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
     "elementwise": (lambda: [_Affine(INPUTS), nn.Tanh(), _Affine(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
     "embedding": (lambda: [nn.Embedding(500, 32), _Mean(), nn.Tanh(), nn.Linear(32, 1)], _tokens),
+    "batched products": (lambda: [_Ensemble(INPUTS, 4), nn.Linear(4, 1)], _vectors),
+    "derived": (
+        lambda: [weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), weight_norm(nn.Conv2d(8, 8, 3)), nn.Flatten(),
+                 nn.Linear(512, 1)],
+        _images,
+    ),
     "dense": (lambda: [_Quotient(INPUTS), nn.Tanh(), _Quotient(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
 }  # fmt: skip
 

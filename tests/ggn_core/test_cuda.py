@@ -24,12 +24,6 @@ def _same_every_time() -> None:
     torch.manual_seed(0)
 
 
-# Parameters left to the generic rule, among normalization layers.
-GENERIC = {
-    "weight-norm": {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
-}
-
-
 class Residual(nn.Module):
     """A block of a ResNet with GroupNorm (He et al. 2016, option A) that halves the image and doubles the channels."""
 
@@ -78,8 +72,7 @@ def test_a_step_equals_the_dense_one_of_the_cpu(case: Case, capturable: bool) ->
 @pytest.mark.parametrize("case", [case for case in CASES if "norm" in case.name], ids=lambda case: case.name)
 def test_kernels_of_gpus_have_their_rules(case: Case) -> None:
     found = explain(case.model(2).cuda(), case.inputs(5).cuda())
-    generic = {name for share in found.shares if share.rule == "generic" for name in share.parameters}
-    assert generic == GENERIC.get(case.name, set())
+    assert "generic" not in {share.rule for share in found.shares}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 from ggn_core import GGN, gram
 from ggn_core.capture import named_trainable, trace
 from ggn_core.jacobian import Linearizer, as_rows
-from ggn_core.layout import certify
+from ggn_core.layout import layouts_by_proof, layouts_by_test
 from ggn_core.reference import dense_gram, dense_step
 from ggn_core.rowwise import places
 
@@ -137,14 +137,6 @@ class Attention(nn.Module):
         return torch.bmm(scores.softmax(-1), v)
 
 
-def _certificates(model: nn.Module, x: Tensor, steps: int) -> int:
-    """How many graphs are remembered after some steps' linearizations."""
-    linearizer = Linearizer()
-    for _ in range(steps):
-        linearizer(model(x), named_trainable(model))
-    return len(linearizer._certificates)
-
-
 @pytest.mark.parametrize(
     ("make", "inputs"),
     [
@@ -179,7 +171,7 @@ def test_ordinary_networks_are_proved_once(make: Callable[[], nn.Module], inputs
     nn.init.zeros_(last.weight)
     outputs = model(torch.randn(inputs))
     traced = trace(outputs, named_trainable(model))
-    assert certify(outputs, traced.uses, as_rows(outputs)).lasting
+    assert all(layouts_by_proof(outputs, traced.uses, as_rows(outputs)))
 
 
 class _After(nn.Module):
@@ -289,7 +281,7 @@ def _check(operation: Callable[[Tensor], Tensor]) -> bool:
     assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
     outputs = model(x)
     _hold_to_the_truth(outputs)
-    return certify(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)).lasting
+    return all(layouts_by_proof(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)))
 
 
 @pytest.mark.parametrize("operation", KEEPING.values(), ids=KEEPING)
@@ -321,7 +313,7 @@ def test_derivatives_by_the_inputs_are_proved_and_exact(activation: Callable[[Te
     residuals = slopes[:, 1] + u[:, 0] * slopes[:, 0] - of_slope[:, 0]
 
     uses = trace(residuals, named_trainable(model)).uses
-    assert certify(residuals, uses, as_rows(residuals)).lasting
+    assert all(layouts_by_proof(residuals, uses, as_rows(residuals)))
     _hold_to_the_truth(residuals)
     jacobian = Linearizer()(residuals, named_trainable(model))
     assert not jacobian.generic
@@ -330,11 +322,18 @@ def test_derivatives_by_the_inputs_are_proved_and_exact(activation: Callable[[Te
     assert torch.allclose(jacobian.gram(), expected @ expected.T, rtol=1e-10, atol=1e-12)
 
 
-def test_what_cannot_be_proved_is_not_remembered() -> None:
+@pytest.mark.parametrize(("make", "tests"), [(lambda: Rerouted(ROUTES["index"]), 2), (lambda: nn.Linear(3, 1), 0)])
+def test_what_cannot_be_proved_is_tested_at_every_step(
+    make: Callable[[], nn.Module], tests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    honest = layouts_by_test
+    monkeypatch.setattr("ggn_core.jacobian.layouts_by_test", lambda *of: made.append(of) or honest(*of))
     linearizer = Linearizer()
-    model, x = Rerouted(ROUTES["index"]).double(), torch.randn(5, 3).double()
-    linearizer(model(x), named_trainable(model))
-    assert not linearizer._certificates
+    model, x = make().double(), torch.randn(5, 3).double()
+    for _ in range(2):
+        linearizer(model(x), named_trainable(model))
+    assert len(made) == tests
 
 
 def test_the_memory_of_graphs_is_bounded() -> None:
@@ -344,7 +343,7 @@ def test_the_memory_of_graphs_is_bounded() -> None:
     linearizer = Linearizer()
     for samples in range(2, REMEMBERED + 20):
         linearizer(layer(torch.randn(samples, 3)), named_trainable(layer))
-    assert 0 < len(linearizer._certificates) <= REMEMBERED
+    assert 0 < len(linearizer._proofs) <= REMEMBERED
 
 
 SIZES = (3, 2, 3, 4)  # samples, and as many of something else
@@ -404,5 +403,5 @@ def test_whatever_way_samples_go_what_is_proved_is_true(seeds: range) -> None:
         assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-9, seed
         outputs = model(x)
         _hold_to_the_truth(outputs)
-        proved += certify(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)).lasting
+        proved += all(layouts_by_proof(outputs, trace(outputs, named_trainable(model)).uses, as_rows(outputs)))
     assert 3 <= proved < len(seeds)

@@ -20,14 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:User
 
 # Parameters left to the generic rule, by case.
 GENERIC = {
-    "weight-used-outside": {"layer.weight"},
-    "bare-parameters": {"exponent"},
-    "quotient": {"a", "b"},
+    "quotient": {"a"},
     "mixing-samples": {"layer.weight", "layer.bias"},
-    "weight-norm": {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
+    "centred-by-the-batch": {"layer.weight", "layer.bias"},
     "bilinear-layer": {"layer.weight"},
     "embedding-bag": {"0.weight"},
-    "embedding-twice-with-padding": {"position.weight"},  # looked up once for all samples
     "unbatched": {"layer.weight", "layer.bias"},
 }
 
@@ -137,6 +134,6 @@ def test_batch_norm_of_gpus_has_its_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     model, plain = (nn.Sequential(first, middle, last).double() for middle in (norm, nn.BatchNorm2d(3).eval()))
     plain[1].load_state_dict(norm.state_dict())
     x = torch.randn(5, 2, 5, 5).double()
-    monkeypatch.setattr("ggn_core.layout._tested", lambda *_: pytest.fail("was not proved to keep samples apart"))
+    monkeypatch.setattr(jacobian, "layouts_by_test", lambda *_: pytest.fail("was not proved to keep samples apart"))
     monkeypatch.setattr(jacobian, "generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
     assert relative_error(gram(model, x), dense_gram(plain, x)) < 1e-10

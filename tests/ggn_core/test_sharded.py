@@ -24,8 +24,9 @@ from ggn_core.sharded import Shard, _owners, _portions, by_factors
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-10
 SHARDS = {2: (3, 4), 4: (2, 1, 3, 1)}  # samples of each rank
-# Of "mixing-samples" no rank has all the samples, which see each other.
-NAMES = [case.name for case in CASES if case.name != "mixing-samples"]
+# Of these no rank has all the samples, which see each other.
+MIXING = ("mixing-samples", "centred-by-the-batch")
+NAMES = [case.name for case in CASES if case.name not in MIXING]
 
 # torch says so wherever its vmap falls back to a loop; slow is fine here.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
@@ -50,7 +51,10 @@ def _both(groups: dict[int, Group], run: Run) -> tuple[Trained, Trained]:
 def _assert_equal(groups: dict[int, Group], run: Run) -> Trained:
     sharded, alone = _both(groups, run)
     assert relative_error(sharded.weights, alone.weights) < TOLERANCE
-    assert sharded.generic == alone.generic
+    if 1 in run.shards:  # with a single sample, there is less to tell tensors that are computed from parameters by
+        assert set(sharded.generic) >= set(alone.generic)
+    else:
+        assert sharded.generic == alone.generic
     for found, expected in zip(sharded.infos, alone.infos, strict=True):
         assert found == pytest.approx(expected, rel=1e-8, abs=1e-12)
     return sharded

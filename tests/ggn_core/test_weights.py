@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:User
 
 WEIGHTS = torch.tensor([2, 0, 1, 3])
 # In these the output of one sample depends on the others, so that a repeated sample changes them all.
-MIXING = {"mixing-samples"}
+MIXING = {"mixing-samples", "centred-by-the-batch"}
 
 
 @pytest.fixture(autouse=True)

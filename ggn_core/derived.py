@@ -1,0 +1,176 @@
+"""Serves parameters through tensors that are computed from them: normalized weights, low-rank updates, masked weights.
+
+Let w be such a tensor, used by layers where a parameter might stand. The rules give its rows, as if it were one, and
+its own small graph pulls them back: with θ below it, a residual's row is
+
+    ∂f/∂θ = Σ_w (∂f/∂w) (∂w/∂θ)
+
+one product of a cotangent with ∂w/∂θ for every residual. The rest of the network sees o backward passes, not n·o.
+
+Which tensors these are follows from the proof that samples keep apart (see rowwise.py): it goes down from the residuals
+through what holds the samples, and w is where it ends. Whatever is below, ∂w/∂θ is what autograd takes it for; so the
+sum is exact if every path from the residuals to θ goes through a use that a rule recognises.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .backward import backward_passes
+from .choice import Choice
+from .layout import layout_by_proof
+from .rowwise import Place, places
+from .rules import RECOGNISERS, Layout, Parameters, Rows, Use, is_leaf
+from .rules.base import HALF, Edge
+
+__all__ = ["Derived", "Source", "derive"]
+
+ROWS_AT_ONCE = 64  # as for the generic rule
+
+
+@dataclass(frozen=True)
+class Source:
+    """A computed tensor w.
+
+    Attributes:
+        edge: Where the graph computes it.
+        parameters: Those θ below it that it serves.
+    """
+
+    edge: GradientEdge
+    parameters: tuple[Tensor, ...]
+
+    def pulled_back(self, rows: Tensor, vectorise: bool) -> dict[Tensor, Tensor]:
+        """Each parameter's rows (o, n, *shape) by way of w, from those of w, (o, n, *w.shape)."""
+        cotangents = torch.split(rows.flatten(0, 1).to(self._output.dtype), ROWS_AT_ONCE)
+        chunks = [backward_passes(self.edge, self.parameters, chunk, vectorise) for chunk in cotangents]
+        columns = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*chunks, strict=True)]
+        return {p: c.view(*rows.shape[:2], *p.shape) for p, c in zip(self.parameters, columns, strict=True)}
+
+    @property
+    def choice(self) -> Choice:
+        """For ``explain``."""
+        name, shape = self.edge.node.name(), tuple(self._output.shape)
+        return Choice("by way of a tensor computed from it", f"{shape} by {name}")
+
+    @property
+    def _output(self) -> Any:
+        return self.edge.node._input_metadata[self.edge.output_nr]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """How some parameters are served.
+
+    Attributes:
+        parameters: Those, in an order that does not change from step to step.
+        uses: Of one of them, or of a tensor that plays a parameter, in layers; with layouts.
+        sources: What plays a parameter -> the computed tensor it stands for.
+    """
+
+    parameters: Set[Tensor] = frozenset()
+    uses: Sequence[tuple[Use, Layout]] = ()
+    sources: Mapping[Tensor, Source] = field(default_factory=dict)
+
+
+def derive(residuals: Tensor, parameters: Iterable[Tensor], rows: Rows) -> Derived:
+    """Finds which of the parameters can be served in this way, and how.
+
+    Args:
+        residuals: With their graph, which is kept.
+        parameters: Those that no rule serves directly.
+        rows: The shape of the residuals.
+    """
+    root = residuals.grad_fn
+    assert root is not None
+    if residuals.output_nr != 0:
+        return Derived()
+    placed = places(root, tuple(residuals.shape), rows.samples)
+    known = _Players(parameters, placed)
+    found: list[tuple[Tensor, Use, Layout]] = []
+    failed: set[Tensor] = set()
+    for node, place in placed.items():
+        inputs = enumerate(child for child, _ in node.next_functions)
+        entering = {at: known.beneath(child) for at, child in inputs if child not in placed}
+        if not any(entering.values()):
+            continue
+        recognise = RECOGNISERS.get(node.name())
+        use = recognise(node, node.next_functions, known) if recognise is not None else None
+        handled, players = (use.handled, use.parameters) if use is not None else ((), ())
+        failed.update(*(beneath for at, beneath in entering.items() if at not in handled))
+        for player in players:
+            # Each by itself: where one of them is an input like any other, and no layout fits it, others may do.
+            own = use.without(set(players) - {player})  # type: ignore[union-attr]
+            layout = None if own is None else layout_by_proof(own, place, rows.samples)
+            if own is None or layout is None:
+                failed.update(known.served_by(player))
+            else:
+                found.append((player, own, layout))
+
+    kept = [(p, use, layout) for p, use, layout in found if not failed.issuperset(known.served_by(p))]
+    sources = {
+        p: Source(known.edges[p], tuple(served for served in known.served_by(p) if served not in failed))
+        for p, _, _ in kept
+        if p in known.edges
+    }
+    served = dict.fromkeys(q for p, _, _ in kept for q in known.served_by(p) if q not in failed)
+    return Derived(served.keys(), [(use, layout) for _, use, layout in kept], sources)
+
+
+class _Players(Parameters):
+    """Parameters, and what may play one: tensors computed on the way, in which samples have no place.
+
+    Args:
+        parameters: The former.
+        placed: The nodes in whose outputs they do.
+
+    Attributes:
+        edges: Of the players that were asked for, where they are computed.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], placed: Mapping[Node, Place]):
+        super().__init__(parameters)
+        self._placed = placed
+        self._players: dict[Edge, Tensor] = {}
+        self._beneath: dict[Node, tuple[Tensor, ...]] = {}
+        self.edges: dict[Tensor, GradientEdge] = {}
+
+    def standing_for(self, edge: Edge) -> Tensor | None:
+        node, number = edge
+        if node is None or node in self._placed:
+            return None
+        if edge not in self._players:
+            output = node._input_metadata[number]
+            if not output.dtype.is_floating_point or output.dtype in HALF:  # the latter would round the rows
+                return None
+            # Its shape, dtype and device; the rules ask for no values.
+            player = torch.empty((), dtype=output.dtype, device=output.device).expand(tuple(output.shape))
+            self._players[edge] = player
+            self.edges[player] = GradientEdge(node, number)
+        return self._players[edge]
+
+    def served_by(self, player: Tensor) -> tuple[Tensor, ...]:
+        """The parameters whose rows come by way of it; of a parameter, itself."""
+        return self.beneath(self.edges[player].node) if player in self.edges else (player,)
+
+    def beneath(self, start: Node | None) -> tuple[Tensor, ...]:
+        """The parameters that enter the graph at a node or below it."""
+        if start is None:
+            return ()
+        if start not in self._beneath:
+            found: dict[Tensor, None] = {}
+            visited, stack = {start}, [start]
+            while stack:
+                node = stack.pop()
+                if is_leaf(node) and (variable := node.variable) in self:  # type: ignore[attr-defined]
+                    found[variable] = None
+                for child, _ in node.next_functions:
+                    if child is not None and child not in visited:
+                        visited.add(child)
+                        stack.append(child)
+            self._beneath[start] = tuple(found)
+        return self._beneath[start]

@@ -1,0 +1,69 @@
+"""Parameters served through tensors that are computed from them; cases.py holds the architectures."""
+
+import pytest
+import torch
+from cases import CASES, Case
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from ggn_core import GGN, explain, gram
+from ggn_core.derived import ROWS_AT_ONCE
+from ggn_core.reference import dense_gram
+
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+
+COMPUTED = ("weight-norm", "low-rank", "standardized-kernels", "generated-weight", "positions-and-cross-attention")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in COMPUTED], ids=lambda case: case.name)
+def test_rows_are_pulled_back_in_portions(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, inputs = case.model(3).double(), case.inputs(ROWS_AT_ONCE // 2).double()
+    assert 3 * len(inputs) > ROWS_AT_ONCE
+    monkeypatch.setattr("ggn_core.jacobian.generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
+    found, expected = gram(model, inputs), dense_gram(model, inputs)
+    assert float((found - expected).norm() / expected.norm()) < 1e-10
+
+
+class Gated(nn.Module):
+    """A weight that is normalized, and by whose norm, an operation without a rule, the outputs are divided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = parametrizations.weight_norm(nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) / self.layer.parametrizations.weight.original0.norm()
+
+
+def test_one_unknown_way_sends_a_parameter_to_the_generic_rule_and_leaves_its_neighbours() -> None:
+    torch.manual_seed(0)
+    model, x = Gated().double(), torch.randn(6, 4).double()
+    rules = {name: share.rule for share in explain(model, x).shares for name in share.parameters}
+    scale, direction = (f"layer.parametrizations.weight.original{i}" for i in (0, 1))
+    assert (rules[scale], rules[direction]) == ("generic", "explicit rows")
+    expected = dense_gram(model, x)
+    assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
+
+
+def test_explain_tells_of_the_tensor() -> None:
+    (share,) = (
+        share
+        for share in explain(parametrizations.weight_norm(nn.Linear(4, 3)), torch.randn(6, 4)).shares
+        if "parametrizations.weight.original1" in share.parameters
+    )
+    assert "by way of a tensor computed from it, (3, 4) by WeightNorm" in share.why
+
+
+def test_every_step_sums_in_the_same_order() -> None:
+    """The same bits from the same start: no order hangs on where a tensor happens to lie in memory."""
+    ends = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(6)), nn.Linear(4, 2))
+        x, optimizer = torch.randn(5, 4), GGN(model, damping=0.1)
+        for _ in range(3):
+            optimizer.step(lambda: model(x) - 1)  # noqa: B023  run at once
+        ends.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
