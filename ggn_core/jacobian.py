@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from .choice import Choice, Choose, Chooser
 from .derived import Derived, derive
 from .errors import NonFiniteError, ResidualsError
 from .layout import layouts_by_proof, layouts_by_test
-from .rules import Block, Layout, Rows, Use, batched_products, embedding, linear_blocks
+from .rules import Block, Layout, Rows, Use, batched_products, embedding, linear_blocks, weight_norm
 from .rules.base import HALF, WHOLE, widened
 from .rules.batched_products import BatchedProductUse
 from .rules.convolution import ConvolutionUse
@@ -209,7 +210,7 @@ class Linearizer:
         for seen in served:
             for parameter in seen[0].parameters:
                 uses_of.setdefault(parameter, []).append(seen)
-        made = self._derived_blocks(uses_of, derived, vectorise)
+        made = self._derived_blocks(uses_of, derived, rows, vectorise)
         kinds = {
             p: _kind(p, uses) for p, uses in uses_of.items() if p not in derived.parameters and p not in derived.sources
         }
@@ -233,14 +234,23 @@ class Linearizer:
         made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), rows) for p in formed_anew]
         return made
 
-    @staticmethod
-    def _derived_blocks(uses_of: Mapping[Tensor, Sequence[Seen]], derived: Derived, vectorise: bool) -> list[Block]:
+    def _derived_blocks(
+        self, uses_of: Mapping[Tensor, Sequence[Seen]], derived: Derived, rows: Rows, vectorise: bool
+    ) -> list[Block]:
         """Explicit rows: summed over the computed tensors by way of which they come, and over direct uses."""
         formed = {p: _summed_rows(p, uses_of[p]) for p in derived.parameters if p in uses_of}
+        ways = Counter([*formed, *(p for source in derived.sources.values() for p in source.parameters)])
+        made: list[Block] = []
         for player, source in derived.sources.items():
+            if all(ways[p] == 1 for p in source.parameters):
+                node = source.edge.node
+                block = weight_norm.block(node, source.parameters, uses_of[player], rows, self._choose)
+                if block is not None:
+                    made.append(block)
+                    continue
             for p, part in source.pulled_back(_summed_rows(player, uses_of[player]), vectorise).items():
                 formed[p] = formed[p] + part if p in formed else part
-        return list(dense_blocks(list(formed), list(formed.values()))) if formed else []
+        return made + list(dense_blocks(list(formed), list(formed.values())))
 
     def _form_rows(self, uses_of: Mapping[Tensor, Sequence[Seen]]) -> list[Tensor]:
         """The explicit rows of each parameter, (o, n, *shape)."""

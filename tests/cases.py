@@ -359,6 +359,27 @@ class Bilinear(nn.Module):
         return self.layer(x, x.sin())
 
 
+def _weight_normalized(layer: nn.Module) -> nn.Module:
+    """With norms of their own: at first they are those of the weight."""
+    normalized = nn.utils.parametrizations.weight_norm(layer)
+    nn.init.uniform_(normalized.parametrizations.weight.original0, 0.5, 2.0)
+    return normalized
+
+
+class Normalized(nn.Module):
+    """A layer with a normalized weight over sequences, applied twice, and once more after its weight is made anew."""
+
+    def __init__(self, outputs: int, anew: bool):
+        super().__init__()
+        self.anew, self.head = anew, nn.Linear(4, outputs)
+        self.layer = _weight_normalized(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with nn.utils.parametrize.cached():
+            x = self.layer(self.layer(x).tanh()).tanh()
+        return self.head((self.layer(x).tanh() if self.anew else x).mean(1))
+
+
 class LowRank(nn.Module):
     """A layer whose weight is changed by a product of two thin matrices, with the plain weight used as well."""
 
@@ -597,7 +618,7 @@ CASES = [
     _vector_case("layer-norm", lambda: [nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()], 5),
     _vector_case("rms-norm", lambda: [nn.Linear(4, 5), nn.RMSNorm(5), nn.Tanh()], 5),
     _vector_case("prelu", lambda: [nn.Linear(4, 5), nn.PReLU(5)], 5),
-    _vector_case("weight-norm", lambda: [nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh()], 5),
+    _vector_case("weight-norm", lambda: [_weight_normalized(nn.Linear(4, 5)), nn.Tanh()], 5),
     Case(
         "embedding",
         lambda o: nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9, o)),
@@ -606,6 +627,8 @@ CASES = [
     Case("ensemble", Ensemble, _vectors),
     Case("experts", Experts, _sequences),
     # weights that are computed from parameters
+    Case("weight-norm-of-sequences", lambda o: Normalized(o, anew=False), _sequences),
+    Case("weight-norm-twice", lambda o: Normalized(o, anew=True), _sequences),
     Case("low-rank", LowRank, _vectors),
     Case("standardized-kernels", Standardized, _images),
     Case("generated-weight", Generated, _vectors),

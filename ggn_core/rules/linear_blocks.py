@@ -17,7 +17,7 @@ from .dense import DenseBlock
 from .factored_gram import WAYS, AddGram, add_vectors_
 from .linear import LinearUse
 
-__all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "block", "blocks"]
+__all__ = ["LinearBlock", "SequenceBlock", "VectorBlock", "block", "blocks", "factors"]
 
 Pair = tuple[Tensor, Tensor]
 
@@ -214,7 +214,7 @@ def blocks(
         if vectors is not None:
             made.append(VectorBlock(*vectors, weight, bias, flipped, rows))
         else:
-            made.append(block([_factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
+            made.append(block([factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
     for bias, indices in of_bias.items():
         if bias not in paired:
             summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
@@ -245,7 +245,7 @@ def _vectors(use: LinearUse, cotangent: Tensor, layout: Layout) -> Pair | None:
     return cotangent, use.activation.unsqueeze(0)
 
 
-def _factors(use: LinearUse, cotangent: Tensor, layout: Layout, flipped: bool) -> Pair:
+def factors(use: LinearUse, cotangent: Tensor, layout: Layout, flipped: bool) -> Pair:
     """Left (·, n, T, p) and right (·, n, T, d) for a weight seen as (p, d), whichever way this use multiplies."""
     assert use.activation is not None
     g, a = layout.split(cotangent), layout.split(use.activation.unsqueeze(0))

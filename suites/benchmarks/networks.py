@@ -129,6 +129,11 @@ RULES: dict[str, Make] = {
     "elementwise": (lambda: [_Affine(INPUTS), nn.Tanh(), _Affine(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
     "embedding": (lambda: [nn.Embedding(500, 32), _Mean(), nn.Tanh(), nn.Linear(32, 1)], _tokens),
     "batched products": (lambda: [_Ensemble(INPUTS, 4), nn.Linear(4, 1)], _vectors),
+    "weight norm": (
+        lambda: [weight_norm(nn.Linear(INPUTS, 64)), nn.Tanh(), weight_norm(nn.Linear(64, 64)), nn.Tanh(),
+                 nn.Linear(64, 1)],
+        _vectors,
+    ),
     "derived": (
         lambda: [weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), weight_norm(nn.Conv2d(8, 8, 3)), nn.Flatten(),
                  nn.Linear(512, 1)],

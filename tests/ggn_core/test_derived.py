@@ -46,6 +46,37 @@ def test_one_unknown_way_sends_a_parameter_to_the_generic_rule_and_leaves_its_ne
     assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
 
 
+class Multiplied(nn.Module):
+    """By a square weight, normalized by rows or columns, or by its transpose."""
+
+    def __init__(self, dim: int, transposed: bool):
+        super().__init__()
+        self.transposed, self.layer = transposed, parametrizations.weight_norm(nn.Linear(4, 4), dim=dim)
+        nn.init.uniform_(self.layer.parametrizations.weight.original0, 0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.layer.weight
+        return nn.functional.linear(x, weight.T if self.transposed else weight, self.layer.bias)
+
+
+@pytest.mark.parametrize(
+    ("dim", "transposed", "rule"),
+    [
+        (0, False, "product of two Grams"),
+        (0, True, "explicit rows"),
+        (1, False, "explicit rows"),
+        (1, True, "explicit rows"),
+    ],
+)
+def test_rows_that_are_normalized_have_a_block_of_their_own(dim: int, transposed: bool, rule: str) -> None:
+    torch.manual_seed(0)
+    model, x = Multiplied(dim, transposed).double(), torch.randn(6, 4).double()
+    rules = {name: share.rule for share in explain(model, x).shares for name in share.parameters}
+    assert rules["layer.parametrizations.weight.original1"] == rule
+    expected = dense_gram(model, x)
+    assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
+
+
 def test_explain_tells_of_the_tensor() -> None:
     (share,) = (
         share
