@@ -312,7 +312,21 @@ class Arithmetic(nn.Module):
 
 
 class Quotient(nn.Module):
-    """Uses that no rule recognises: quotients and powers."""
+    """Parameters above and below: divided by, divided by what is above, and both computed."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.rand(4) + 0.5)
+        self.temperature, self.head = nn.Parameter(torch.tensor(0.7)), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (x / self.a + self.a * self.b**2).tanh()
+        h = self.b / (1.5 + h) + (self.a / self.b) / (1.5 - h)
+        return self.head(h / self.temperature.exp()) / self.temperature
+
+
+class Powers(nn.Module):
+    """Exponents, which no rule recognises, one of them a computed one; beside a use of it that has a rule."""
 
     def __init__(self, outputs: int):
         super().__init__()
@@ -320,7 +334,7 @@ class Quotient(nn.Module):
         self.head = nn.Linear(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head((x / self.a + self.a * self.b**2).tanh())
+        return self.head(((1 + x.square()) ** self.a + (1 + x.square()) ** self.b.exp() + self.a * self.b**2).tanh())
 
 
 class BothSides(nn.Module):
@@ -615,6 +629,7 @@ CASES = [
     Case("layer-norm-positions-first", PositionsFirst, _sequences),
     Case("arithmetic", Arithmetic, _sequences),
     Case("quotient", Quotient, _vectors),
+    Case("powers", Powers, _vectors),
     _vector_case("layer-norm", lambda: [nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()], 5),
     _vector_case("rms-norm", lambda: [nn.Linear(4, 5), nn.RMSNorm(5), nn.Tanh()], 5),
     _vector_case("prelu", lambda: [nn.Linear(4, 5), nn.PReLU(5)], 5),

@@ -219,7 +219,7 @@ def of_two_minds(group: dist.ProcessGroup) -> tuple[Tensor, Tensor, bool]:
 
     def residuals(rank: int, network: nn.Module) -> Tensor:
         out = network(inputs[rank]).sum(1)
-        return out if rank == 0 else out / (1 + 0 * (network[2].weight ** 2).sum())
+        return out if rank == 0 else torch.lerp(out, out, (network[2].weight ** 2).sum())
 
     alone = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
     alone.load_state_dict(model.state_dict())

@@ -2,6 +2,7 @@
 
 Layer and batch normalization (with x the normalized input), PReLU, scales, shifts, and biases added by hand are of this
 form. With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g for c, summed over what was broadcast.
+A quotient x / w is treated alike, with ∂z/∂w in place of x.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -154,6 +155,24 @@ def _multiplication(node: Node, edges: Edges, parameters: Parameters) -> Element
     )
 
 
+def _division(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse | None:
+    """The quotient z = x / w, with ∂z/∂x = 1/w and ∂z/∂w = −x/w²."""
+    shape = output_shape(node)
+    (above, seen_above), (below, seen_below) = (_entering(edge, parameters) for edge in edges)
+
+    def slope_below() -> Tensor:
+        x, w = saved(node, "self"), saved(node, "other")
+        return _same_dtype(-x / (w * w), below)
+
+    return _use(
+        node,
+        (
+            (0, above, _trailing(seen_above, shape), lambda: _same_dtype(saved(node, "other").reciprocal(), above)),
+            (1, below, _trailing(seen_below, shape), slope_below),
+        ),
+    )
+
+
 def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
     return factor if parameter is None else factor.to(parameter.dtype)
 
@@ -226,6 +245,7 @@ def _prelu(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUse |
 
 RECOGNISERS: dict[str, Callable[[Node, Edges, Parameters], ElementwiseUse | None]] = {
     "MulBackward0": _multiplication,
+    "DivBackward0": _division,
     "AddBackward0": partial(_sum, sign=1),
     "SubBackward0": partial(_sum, sign=-1),
     "ExpandBackward0": shift,

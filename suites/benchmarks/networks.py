@@ -66,15 +66,15 @@ class _Ensemble(nn.Module):
         return torch.bmm(hidden, self.second).squeeze(2).T
 
 
-class _Quotient(nn.Module):
-    """x / scale, a use that no rule recognises."""
+class _Power(nn.Module):
+    """(1 + x²)^exponent, a use that no rule recognises."""
 
     def __init__(self, features: int):
         super().__init__()
-        self.scale = nn.Parameter(torch.rand(features) + 0.5)
+        self.exponent = nn.Parameter(torch.rand(features) - 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / self.scale
+        return (1 + x.square()) ** self.exponent
 
 
 class _LastState(nn.Module):
@@ -139,7 +139,7 @@ RULES: dict[str, Make] = {
                  nn.Linear(512, 1)],
         _images,
     ),
-    "dense": (lambda: [_Quotient(INPUTS), nn.Tanh(), _Quotient(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
+    "generic": (lambda: [_Power(INPUTS), nn.Tanh(), _Power(INPUTS), nn.Linear(INPUTS, 1)], _vectors),
 }  # fmt: skip
 
 # Networks as they are built in practice.

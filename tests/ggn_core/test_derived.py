@@ -26,14 +26,14 @@ def test_rows_are_pulled_back_in_portions(case: Case, monkeypatch: pytest.Monkey
 
 
 class Gated(nn.Module):
-    """A weight that is normalized, and by whose norm, an operation without a rule, the outputs are divided."""
+    """A weight that is normalized, and whose norm is an exponent as well, which has no rule."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = parametrizations.weight_norm(nn.Linear(4, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) / self.layer.parametrizations.weight.original0.norm()
+        return (1 + self.layer(x).square()) ** self.layer.parametrizations.weight.original0.norm()
 
 
 def test_one_unknown_way_sends_a_parameter_to_the_generic_rule_and_leaves_its_neighbours() -> None:

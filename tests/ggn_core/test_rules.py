@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:User
 
 # Parameters left to the generic rule, by case.
 GENERIC = {
-    "quotient": {"a"},
+    "powers": {"a", "b"},
     "mixing-samples": {"layer.weight", "layer.bias"},
     "centred-by-the-batch": {"layer.weight", "layer.bias"},
     "bilinear-layer": {"layer.weight"},

@@ -83,7 +83,9 @@ def test_both_ways_give_the_same_step(groups: dict[int, Group], name: str, way: 
 
 
 @pytest.mark.parametrize("kept", [0.0, 2.0], ids=["formed-anew", "kept"])
-@pytest.mark.parametrize("name", ["conv2d", "gru", "quotient", "embedding", "tied-transpose", "bare-parameters"])
+@pytest.mark.parametrize(
+    "name", ["conv2d", "gru", "quotient", "powers", "embedding", "tied-transpose", "bare-parameters"]
+)
 def test_rows_are_exchanged_in_parts(groups: dict[int, Group], name: str, kept: float) -> None:
     _assert_equal(groups, Run(name, SHARDS[2], way="columns", at_once=400, settings={"row_memory_gib": kept}))
 
