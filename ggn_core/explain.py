@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .capture import something_to_train
 from .choice import Choose
-from .jacobian import Linearizer
+from .linearizer import Linearizer
 from .model import call
 from .precision import FullPrecision
 from .settings import ROW_MEMORY_GIB

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture import something_to_train
-from .jacobian import Linearizer
+from .linearizer import Linearizer
 from .model import call
 from .precision import FullPrecision
 

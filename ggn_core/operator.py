@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .capture import something_to_train
 from .errors import ResidualsError, UnsupportedError
-from .jacobian import as_rows, check_finite
 from .model import call
 from .precision import FullPrecision
+from .residuals import as_rows, check_finite
 
 __all__ = ["GramOperator", "twice_differentiable"]
 

@@ -13,8 +13,8 @@ from .capture import trace
 from .choice import Choose
 from .conjugate_gradient import ConjugateGradient
 from .errors import ResidualsError, SettingError, UnsupportedError
-from .jacobian import Linearizer
 from .linear_system import AssembledSystem, LinearSystem, MatrixFreeSystem
+from .linearizer import Linearizer
 from .operator import GramOperator, twice_differentiable
 from .solve import solve_damped
 from .weights import root_weights

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ggn_core.jacobian import Linearizer
 from ggn_core.linear_system import AssembledSystem
+from ggn_core.linearizer import Linearizer
 from ggn_core.workspace import Workspace
 
 from .measure import undisturbed

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 
 from ggn_core.capture import named_trainable
-from ggn_core.jacobian import Linearizer
 from ggn_core.linear_system import AssembledSystem
+from ggn_core.linearizer import Linearizer
 from ggn_core.workspace import Workspace
 
 from .networks import DEVICES, WIDTHS, mlp, synchronize

@@ -20,7 +20,7 @@ def test_rows_are_pulled_back_in_portions(case: Case, monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     model, inputs = case.model(3).double(), case.inputs(ROWS_AT_ONCE // 2).double()
     assert 3 * len(inputs) > ROWS_AT_ONCE
-    monkeypatch.setattr("ggn_core.jacobian.generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
+    monkeypatch.setattr("ggn_core.linearizer.generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
     found, expected = gram(model, inputs), dense_gram(model, inputs)
     assert float((found - expected).norm() / expected.norm()) < 1e-10
 

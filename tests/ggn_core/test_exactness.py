@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ggn_core import GGN, gram
 from ggn_core.capture import named_trainable
-from ggn_core.jacobian import Linearizer
+from ggn_core.linearizer import Linearizer
 from ggn_core.reference import dense_gram, dense_jacobian, dense_step
 from ggn_core.rules import recomputed
 from ggn_core.rules.base import Rows

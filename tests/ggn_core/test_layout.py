@@ -11,9 +11,10 @@ from torch.autograd.graph import GradientEdge
 
 from ggn_core import GGN, gram
 from ggn_core.capture import named_trainable, trace
-from ggn_core.jacobian import Linearizer, as_rows
 from ggn_core.layout import layouts_by_proof, layouts_by_test
+from ggn_core.linearizer import Linearizer
 from ggn_core.reference import dense_gram, dense_step
+from ggn_core.residuals import as_rows
 from ggn_core.rowwise import places
 
 
@@ -328,7 +329,7 @@ def test_what_cannot_be_proved_is_tested_at_every_step(
 ) -> None:
     made: list[object] = []
     honest = layouts_by_test
-    monkeypatch.setattr("ggn_core.jacobian.layouts_by_test", lambda *of: made.append(of) or honest(*of))
+    monkeypatch.setattr("ggn_core.linearizer.layouts_by_test", lambda *of: made.append(of) or honest(*of))
     linearizer = Linearizer()
     model, x = make().double(), torch.randn(5, 3).double()
     for _ in range(2):
@@ -337,7 +338,7 @@ def test_what_cannot_be_proved_is_tested_at_every_step(
 
 
 def test_the_memory_of_graphs_is_bounded() -> None:
-    from ggn_core.jacobian import REMEMBERED
+    from ggn_core.linearizer import REMEMBERED
 
     layer = nn.Linear(3, 4)
     linearizer = Linearizer()

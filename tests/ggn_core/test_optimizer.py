@@ -9,7 +9,7 @@ import torch
 from compared import flat
 from torch import Tensor, nn
 
-from ggn_core import GGN, SettingError, jacobian
+from ggn_core import GGN, SettingError, blocks
 from ggn_core.reference import dense_gram, dense_jacobian, dense_step
 
 
@@ -274,7 +274,7 @@ def test_rows_are_held_until_their_successors_and_no_longer() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     x, y = torch.randn(5, 2, 4, 4), torch.randn(5, 1)
     optimizer = GGN(model, damping=1.0)
-    held = optimizer._make_system._linearize
+    held = optimizer._make_system._linearize._make_blocks
 
     def step() -> list[weakref.ref[torch.Tensor]]:
         optimizer.step(lambda: model(x) - y)
@@ -297,7 +297,7 @@ def test_rows_beyond_the_budget_are_not_held() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     optimizer = GGN(model, damping=1.0, row_memory_gib=0)
     optimizer.step(lambda: model(torch.randn(5, 2, 4, 4)))
-    assert optimizer._make_system._linearize._last_rows == {}
+    assert optimizer._make_system._linearize._make_blocks._last_rows == {}
 
 
 def test_rows_are_let_go_before_their_successors_are_formed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,15 +306,15 @@ def test_rows_are_let_go_before_their_successors_are_formed(monkeypatch: pytest.
     x, y = torch.randn(5, 2, 4, 4), torch.randn(5, 1)
     optimizer = GGN(model, damping=1.0)
     optimizer.step(lambda: model(x) - y)
-    former = {p: weakref.ref(rows) for p, rows in optimizer._make_system._linearize._last_rows.items()}
+    former = {p: weakref.ref(rows) for p, rows in optimizer._make_system._linearize._make_blocks._last_rows.items()}
     formed = []
 
     def watched(parameter: Tensor, served: object) -> Tensor:
         formed.append((parameter, former[parameter]()))
         return honest(parameter, served)  # type: ignore[arg-type]
 
-    honest = jacobian._summed_rows
-    monkeypatch.setattr(jacobian, "_summed_rows", watched)
+    honest = blocks._summed_rows
+    monkeypatch.setattr(blocks, "_summed_rows", watched)
     optimizer.step(lambda: model(x) - y)
     assert {parameter for parameter, _ in formed} == set(former)
     assert all(rows is None for _, rows in formed)

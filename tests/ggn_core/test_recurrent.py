@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ggn_core import GGN, explain, gram
 from ggn_core.capture import named_trainable, trace
 from ggn_core.evaluation import Start
-from ggn_core.jacobian import as_rows
 from ggn_core.layout import layouts_by_proof
 from ggn_core.reference import dense_gram, dense_step
+from ggn_core.residuals import as_rows
 from ggn_core.search import Outcome
 
 

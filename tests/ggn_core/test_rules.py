@@ -8,9 +8,9 @@ from cases import CASES, Case
 from compared import relative_error
 from torch import Tensor, nn
 
-from ggn_core import gram, jacobian
+from ggn_core import gram, linearizer
 from ggn_core.capture import named_trainable
-from ggn_core.jacobian import Linearizer
+from ggn_core.linearizer import Linearizer
 from ggn_core.reference import dense_gram
 from ggn_core.rules import factored_gram, triangle
 from ggn_core.rules.linear_blocks import SequenceBlock
@@ -35,13 +35,13 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     model, inputs = case.model(2).double(), case.inputs(7)
     names = named_trainable(model)
     served: set[str] = set()
-    honest = jacobian.generic_blocks
+    honest = linearizer.generic_blocks
 
     def spy(residuals, parameters, rows, vectorise):  # type: ignore[no-untyped-def]
         served.update(names[p] for p in parameters)
         return honest(residuals, parameters, rows, vectorise)
 
-    monkeypatch.setattr(jacobian, "generic_blocks", spy)
+    monkeypatch.setattr(linearizer, "generic_blocks", spy)
     Linearizer()(model(inputs.double() if inputs.is_floating_point() else inputs), names)
     assert served == GENERIC.get(case.name, set())
 
@@ -134,6 +134,6 @@ def test_batch_norm_of_gpus_has_its_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     model, plain = (nn.Sequential(first, middle, last).double() for middle in (norm, nn.BatchNorm2d(3).eval()))
     plain[1].load_state_dict(norm.state_dict())
     x = torch.randn(5, 2, 5, 5).double()
-    monkeypatch.setattr(jacobian, "layouts_by_test", lambda *_: pytest.fail("was not proved to keep samples apart"))
-    monkeypatch.setattr(jacobian, "generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
+    monkeypatch.setattr(linearizer, "layouts_by_test", lambda *_: pytest.fail("was not proved to keep samples apart"))
+    monkeypatch.setattr(linearizer, "generic_blocks", lambda *_: pytest.fail("went through the generic rule"))
     assert relative_error(gram(model, x), dense_gram(plain, x)) < 1e-10

@@ -101,14 +101,14 @@ def test_an_ordinary_step_looks_where_it_is_documented(samples: int, outputs: in
     for weights, files in ((None, set()), (torch.rand(samples), {"weights.py"})):
         with _watched() as looks:
             optimizer.step(looks.of(lambda: model(x) - y), weights)
-        assert looks.files == files | {"jacobian.py", "solve.py", "optimizer.py"}
+        assert looks.files == files | {"residuals.py", "solve.py", "optimizer.py"}
 
 
 def test_a_sample_test_and_a_norm_limit_look_too() -> None:
     model, x, y = _mlp(1), torch.randn(6, 3), torch.randn(6, 1)
     with _watched() as looks:
         GGN(model, max_step_norm=1.0).step(looks.of(lambda: model(x).flip(0).flip(0) - y))
-    assert looks.files == {"jacobian.py", "solve.py", "optimizer.py", "layout.py", "direction.py"}
+    assert looks.files == {"residuals.py", "solve.py", "optimizer.py", "layout.py", "direction.py"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
