@@ -8,8 +8,9 @@ its own small graph pulls them back: with θ below it, a residual's row is
 one product of a cotangent with ∂w/∂θ for every residual. The rest of the network sees o backward passes, not n·o.
 
 Which tensors these are follows from the proof that samples keep apart (see rowwise.py): it goes down from the residuals
-through what holds the samples, and w is where it ends. Whatever is below, ∂w/∂θ is what autograd takes it for; so the
-sum is exact if every path from the residuals to θ goes through a use that a rule recognises.
+through what holds the samples, and w is where it ends, for below a tensor without a place no tensor has one. So each
+path from the residuals to θ leaves the proof once. Whatever is below, ∂w/∂θ is what autograd takes it for, and the sum
+is exact if every path leaves by a use that a rule recognises.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -77,25 +78,26 @@ class Derived:
     sources: Mapping[Tensor, Source] = field(default_factory=dict)
 
 
-def derive(residuals: Tensor, parameters: Iterable[Tensor], rows: Rows) -> Derived:
-    """Finds which of the parameters can be served in this way, and how.
+def derive(residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Tensor], rows: Rows) -> Derived:
+    """Finds which parameters can be served in this way, and how.
 
     Args:
         residuals: With their graph, which is kept.
-        parameters: Those that no rule serves directly.
+        wanted: Those of the parameters that no rule serves directly.
+        parameters: All of them.
         rows: The shape of the residuals.
     """
     root = residuals.grad_fn
     assert root is not None
-    if residuals.output_nr != 0:
+    if rows.samples == 1 or residuals.output_nr != 0:  # no proof, see rowwise.py
         return Derived()
     placed = places(root, tuple(residuals.shape), rows.samples)
-    known = _Players(parameters, placed)
+    known = _Players(wanted, parameters, placed)
     found: list[tuple[Tensor, Use, Layout]] = []
     failed: set[Tensor] = set()
-    for node, place in placed.items():
-        inputs = enumerate(child for child, _ in node.next_functions)
-        entering = {at: known.beneath(child) for at, child in inputs if child not in placed}
+    for node in dict.fromkeys(node for node, _ in placed):
+        assert node is not None
+        entering = {at: known.beneath(edge[0]) for at, edge in enumerate(node.next_functions) if edge not in placed}
         if not any(entering.values()):
             continue
         recognise = RECOGNISERS.get(node.name())
@@ -105,7 +107,7 @@ def derive(residuals: Tensor, parameters: Iterable[Tensor], rows: Rows) -> Deriv
         for player in players:
             # Each by itself: where one of them is an input like any other, and no layout fits it, others may do.
             own = use.without(set(players) - {player})  # type: ignore[union-attr]
-            layout = None if own is None else layout_by_proof(own, place, rows.samples)
+            layout = None if own is None else layout_by_proof(own, placed.get((node, 0)), rows.samples)
             if own is None or layout is None:
                 failed.update(known.served_by(player))
             else:
@@ -125,23 +127,28 @@ class _Players(Parameters):
     """Parameters, and what may play one: tensors computed on the way, in which samples have no place.
 
     Args:
-        parameters: The former.
-        placed: The nodes in whose outputs they do.
+        wanted: The former.
+        parameters: All that the update changes.
+        placed: Outputs of nodes in which they do.
 
     Attributes:
         edges: Of the players that were asked for, where they are computed.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], placed: Mapping[Node, Place]):
-        super().__init__(parameters)
+    def __init__(self, wanted: Iterable[Tensor], parameters: Iterable[Tensor], placed: Mapping[Edge, Place]):
+        super().__init__(wanted)
+        self._changed = Parameters(parameters)
         self._placed = placed
         self._players: dict[Edge, Tensor] = {}
         self._beneath: dict[Node, tuple[Tensor, ...]] = {}
         self.edges: dict[Tensor, GradientEdge] = {}
 
+    def share_memory_with(self, tensor: Tensor) -> bool:
+        return self._changed.share_memory_with(tensor)
+
     def standing_for(self, edge: Edge) -> Tensor | None:
         node, number = edge
-        if node is None or node in self._placed:
+        if node is None or edge in self._placed:
             return None
         if edge not in self._players:
             output = node._input_metadata[number]

@@ -36,7 +36,7 @@ def layouts_by_proof(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> tupl
         return tuple(next(iter(use.layouts(1)), None) for use in uses)
     assert residuals.grad_fn is not None
     found = places(residuals.grad_fn, tuple(residuals.shape), rows.samples) if residuals.output_nr == 0 else {}
-    return tuple(layout_by_proof(use, found.get(use.edge.node), rows.samples) for use in uses)
+    return tuple(layout_by_proof(use, found.get((use.edge.node, use.edge.output_nr)), rows.samples) for use in uses)
 
 
 def layout_by_proof(use: Use, place: Place | None, samples: int) -> Layout | None:
@@ -85,6 +85,8 @@ def _codes(samples: int, generator: torch.Generator) -> list[Tensor]:
 
 
 def _explains(layout: Layout, plain: Tensor, scaled: Tensor, scales: Tensor) -> bool:
+    if plain.numel() == 0:
+        return True
     before, after = _by_sample(layout, plain), _by_sample(layout, scaled)  # (n, -1)
     expected = scales.to(before.dtype) * before
     error = (after - expected).abs().amax(1)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Linearizer:
         if self._by_values:
             check_finite(residuals)
         traced = trace(residuals, parameters)
-        served, derived, generic = self._served(residuals, traced, rows)
+        served, derived, generic = self._served(residuals, traced, parameters, rows)
         blocks: list[Block] = []
         chosen = {p: [source.choice] for source in derived.sources.values() for p in source.parameters}
         if generic:
@@ -81,7 +81,7 @@ class Linearizer:
         return Jacobian(blocks, rows, generic, residuals.detach(), chosen)
 
     def _served(
-        self, residuals: Tensor, traced: Trace, rows: Rows
+        self, residuals: Tensor, traced: Trace, parameters: Mapping[Tensor, str], rows: Rows
     ) -> tuple[list[tuple[Use, Layout]], Derived, dict[Tensor, str]]:
         """The uses in which samples keep apart, with layouts; those by way of computed tensors are among them.
 
@@ -96,7 +96,7 @@ class Linearizer:
             proofs = self._proofs[key] = layouts_by_proof(residuals, traced.uses, rows)
         found = list(zip(traced.uses, proofs, strict=True))
         generic = traced.generic | _of_unknown(found)
-        derived = derive(residuals, generic, rows) if generic else Derived()
+        derived = derive(residuals, generic, parameters, rows) if generic else Derived()
         found = _without(found, derived.parameters)
         untested = [use for use, layout in found if layout is None]
         if untested and self._by_values:

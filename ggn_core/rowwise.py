@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch.autograd.graph import Node
 
 from .rules import Layout, is_leaf
-from .rules.base import RESHAPING, saved
+from .rules.base import RESHAPING, Edge, saved
 
 __all__ = ["Place", "places"]
 
@@ -62,6 +62,8 @@ class Place:
 
     def _axis(self, shape: Shape, samples: int) -> tuple[int, int, int] | None:
         """The dimension that holds the samples, and what it holds besides: it counts (before, samples, after)."""
+        if 0 in shape:  # no entries, no dimension to tell
+            return None
         stride = 1
         for axis in reversed(range(len(shape))):
             end = stride * shape[axis]
@@ -71,15 +73,17 @@ class Place:
         return None
 
 
-def places(root: Node, shape: Shape, samples: int) -> dict[Node, Place]:
-    """The places of the samples in the first output of every node for which there is a proof.
+def places(root: Node, shape: Shape, samples: int) -> dict[Edge, Place]:
+    """The places of the samples in every output of a node for which there is a proof.
+
+    Where there is none for a tensor, there is none for any that it is computed from.
 
     Args:
         root: The residuals' node.
         shape: The residuals' shape, samples first.
         samples: Number of samples n, at least 2.
     """
-    claims: dict[tuple[Node, int], Place | None] = {(root, 0): Place(1, math.prod(shape) // samples)}
+    claims: dict[Edge, Place | None] = {(root, 0): Place(1, math.prod(shape) // samples)}
     for node in _consumers_first(root):
         numbers = [number for number in range(len(node._input_metadata)) if (node, number) in claims]
         outputs = {number: claims[node, number] for number in numbers}
@@ -89,7 +93,7 @@ def places(root: Node, shape: Shape, samples: int) -> dict[Node, Place]:
             claim = _passed_on(node, outputs, position, tuple(child._input_metadata[number].shape), samples)
             # A tensor with several consumers is where all of them say it is.
             claims[child, number] = claim if claims.get((child, number), claim) == claim else None
-    return {node: place for (node, number), place in claims.items() if number == 0 and place is not None}
+    return {edge: place for edge, place in claims.items() if place is not None}
 
 
 def _passed_on(node: Node, outputs: Mapping[int, Place | None], position: int, to: Shape, samples: int) -> Place | None:

@@ -350,6 +350,19 @@ class BothSides(nn.Module):
         return self.head(torch.addmm(self.bias, h, self.weight).tanh())
 
 
+class TiedScale(nn.Module):
+    """Group normalization that scales by what it shifts by; between, a part of no width."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.scale, self.layer, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        all_of_it, nothing = self.layer(x).split([4, 0], 1)
+        h = torch.cat([all_of_it.tanh(), nothing], 1)
+        return self.head(nn.functional.group_norm(h, 2, self.scale, self.scale).tanh())
+
+
 class Residual(nn.Module):
     """A skip connection around an in-place activation."""
 
@@ -392,6 +405,31 @@ class Normalized(nn.Module):
         with nn.utils.parametrize.cached():
             x = self.layer(self.layer(x).tanh()).tanh()
         return self.head((self.layer(x).tanh() if self.anew else x).mean(1))
+
+
+class LastStep(nn.Module):
+    """The last of several steps, the others thrown away, after a computed scale and before another."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.randn(4))
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = (x * self.a.exp()).unbind(1)[-1] * self.b.exp()
+        return self.head(last).tanh().chunk(1, 1)[0]
+
+
+class OfAParameter(nn.Module):
+    """A layer with a normalized weight whose input is a parameter, the same for every sample."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.layer, self.head = _weight_normalized(nn.Linear(4, 4)), nn.Linear(4, outputs)
+        self.code = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.code.expand(len(x), 4)).tanh() * x)
 
 
 class LowRank(nn.Module):
@@ -581,6 +619,7 @@ CASES = [
     Case("tied-across-layers", TiedAcross, _vectors),
     Case("shared-bias", SharedBias, _vectors),
     Case("weight-from-both-sides", BothSides, _vectors),
+    Case("scale-that-is-the-shift", TiedScale, _vectors),
     Case("layer-used-twice", Twice, _sequences),
     Case("weight-used-outside", Outside, _vectors),
     Case("bare-parameters", Bare, _vectors),
@@ -644,6 +683,8 @@ CASES = [
     # weights that are computed from parameters
     Case("weight-norm-of-sequences", lambda o: Normalized(o, anew=False), _sequences),
     Case("weight-norm-twice", lambda o: Normalized(o, anew=True), _sequences),
+    Case("last-step", LastStep, _sequences),
+    Case("weight-norm-of-a-parameter", OfAParameter, _vectors),
     Case("low-rank", LowRank, _vectors),
     Case("standardized-kernels", Standardized, _images),
     Case("generated-weight", Generated, _vectors),

@@ -94,8 +94,10 @@ def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 def present(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
     """Those that there are. Written out, for every step asks it of every layer."""
-    if bias is None:
+    if weight is bias:
         return () if weight is None else (weight,)
+    if bias is None:
+        return (weight,)  # type: ignore[return-value]
     return (bias,) if weight is None else (weight, bias)
 
 

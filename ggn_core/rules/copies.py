@@ -52,10 +52,10 @@ class CopiesUse:
 
 def _repeated(node: Node, edges: Edges, parameters: Parameters) -> CopiesUse | None:
     """Recognises ``w.repeat(copies, 1, …)``."""
-    parameter = leaf(edges[0], parameters)
-    copies, *others = saved(node, "repeats")
-    if parameter is None or math.prod(others) != 1:
+    parameter, repeats = leaf(edges[0], parameters), saved(node, "repeats")
+    if parameter is None or not repeats or math.prod(repeats[1:]) != 1:
         return None
+    copies, *others = repeats
     size = parameter.shape[0] if parameter.dim() > len(others) else 1
     return CopiesUse(GradientEdge(node, 0), parameter, copies, size)
 

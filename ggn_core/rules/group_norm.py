@@ -29,6 +29,8 @@ class GroupNormUse(WeightAndBias):
             self._gradients[cotangent] = self._of_one_output(cotangent) if one else self._of_outputs(cotangent)
         of_weight, of_bias = self._gradients[cotangent]  # (o, R, c) each
         by_row = of_bias if parameter is self.bias else of_weight
+        if self.weight is self.bias:
+            by_row = of_weight + of_bias
         return cut(layout.split(by_row).sum(2), part)  # (o, n, T, c) -> (o, n, c)
 
     @cached_property

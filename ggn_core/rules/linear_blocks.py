@@ -232,6 +232,8 @@ def block(
 ) -> LinearBlock:
     """Factors of all uses, each (o or 1, n, T, ·), in one block."""
     left, right = _end_to_end(factors)
+    if left.shape[2] == 0:  # empty sequences: as one position with a cotangent of zero
+        left, right = (torch.nn.functional.pad(side, (0, 0, 0, 1)) for side in (left, right))
     if left.shape[2] > 1:
         return SequenceBlock(left, right, weight, bias, flipped, rows, choose=choose)
     return VectorBlock(left.squeeze(2), right.squeeze(2), weight, bias, flipped, rows)
@@ -239,7 +241,7 @@ def block(
 
 def _vectors(use: LinearUse, cotangent: Tensor, layout: Layout) -> Pair | None:
     """Left (o, n, p) and right (1, n, d) as they come, where every row is a sample: the plain case, in few steps."""
-    if layout.positions > 1 or layout.axis != 0:
+    if layout.positions != 1 or layout.axis != 0:
         return None
     assert use.activation is not None
     return cotangent, use.activation.unsqueeze(0)

@@ -105,7 +105,11 @@ def block(
     if node.name() != "WeightNormInterfaceBackward0" or saved(node, "dim") != 0:
         return None
     leaves = [child.variable for child, _ in node.next_functions if child is not None and is_leaf(child)]  # type: ignore[attr-defined]
-    products = [(use, g, layout) for use, g, layout in uses if isinstance(use, LinearUse) and not use.flipped]
+    products = [
+        (use, g, layout)
+        for use, g, layout in uses
+        if isinstance(use, LinearUse) and use.weight is not None and not use.flipped
+    ]
     if len(leaves) < 2 or set(leaves) != set(parameters) or len(products) < len(uses):
         return None
     v, s = leaves

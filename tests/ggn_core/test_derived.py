@@ -7,8 +7,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from ggn_core import GGN, explain, gram
-from ggn_core.derived import ROWS_AT_ONCE
+from ggn_core.capture import named_trainable
+from ggn_core.derived import ROWS_AT_ONCE, derive
 from ggn_core.reference import dense_gram
+from ggn_core.residuals import as_rows
+from ggn_core.rules import Parameters
+from ggn_core.rules.linear import LinearUse
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -75,6 +79,36 @@ def test_rows_that_are_normalized_have_a_block_of_their_own(dim: int, transposed
     assert rules["layer.parametrizations.weight.original1"] == rule
     expected = dense_gram(model, x)
     assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
+
+
+class ShiftedByANormalized(nn.Module):
+    """A bias under weight normalization, entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v, self.s, self.weight = (nn.Parameter(torch.randn(shape)) for shape in ((3,), (3,), (3, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, torch._weight_norm(self.v, self.s, 0)).sin()
+
+
+def test_a_normalized_bias_is_no_weight() -> None:
+    torch.manual_seed(0)
+    model, x = ShiftedByANormalized().double(), torch.randn(6, 4).double()
+    expected = dense_gram(model, x)
+    assert float((gram(model, x) - expected).norm() / expected.norm()) < 1e-10
+
+
+def test_an_input_that_is_a_parameter_is_copied() -> None:
+    """For the update changes parameters one after the other, and reads the layers' inputs meanwhile."""
+    (case,) = (case for case in CASES if case.name == "weight-norm-of-a-parameter")
+    model = case.model(1)
+    residuals, parameters = model(torch.randn(6, 4)), named_trainable(model)
+    v = model.layer.parametrizations.weight.original1
+    ((use, _),) = derive(residuals, [v], parameters, as_rows(residuals)).uses
+    assert isinstance(use, LinearUse)
+    assert use.activation is not None
+    assert not Parameters(parameters).share_memory_with(use.activation)
 
 
 def test_explain_tells_of_the_tensor() -> None:

@@ -265,7 +265,7 @@ def _hold_to_the_truth(residuals: Tensor) -> None:
     samples = len(residuals)
     assert residuals.grad_fn is not None
     claims = places(residuals.grad_fn, tuple(residuals.shape), samples)
-    edges = [GradientEdge(node, 0) for node in claims]
+    edges = [GradientEdge(node, number) for node, number in claims if node is not None]
     for i in range(samples):
         gradients = torch.autograd.grad(residuals[i].sum(), edges, retain_graph=True, materialize_grads=True)
         for place, gradient in zip(claims.values(), gradients, strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ggn_core import GGN, NonFiniteError, ResidualsError, SettingError, UnsupportedError, gram
+from ggn_core.reference import dense_gram
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -275,3 +276,23 @@ def test_a_parameter_set_free_later_is_trained() -> None:
     before = model[0].weight.clone()
     optimizer.step(lambda: model(X))
     assert not torch.equal(model[0].weight, before)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(())), nn.Linear(3, 2)
+        self.nothing = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x).sum(1) * self.scale.repeat(())
+        return h + self.nothing.sum()
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("positions", [0, 1, 2])
+def test_what_is_empty_adds_nothing(samples: int, positions: int) -> None:
+    """Sequences without positions, parameters without entries."""
+    model, x = _Scaled((0, 3)).double(), torch.randn(samples, positions, 3).double()
+    expected = dense_gram(model, x)
+    assert torch.allclose(gram(model, x), expected, rtol=1e-10, atol=1e-12)
