@@ -1,12 +1,19 @@
 """Many cotangents through one autograd graph in a single, vectorised backward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["backward_passes"]
+from .rowwise import consumers_first
+from .rules import is_leaf
+
+__all__ = ["Visit", "backward_passes", "visit_on_the_way"]
+
+# Takes the cotangents (k, *z.shape) of a tensor z.
+Visit = Callable[[Tensor], None]
 
 
 def backward_passes(
@@ -46,3 +53,38 @@ def backward_passes(
             pass
     passes = [backward(cotangent.clone(memory_format=torch.contiguous_format)) for cotangent in cotangents]
     return tuple(torch.stack(parts) for parts in zip(*passes, strict=True))
+
+
+def visit_on_the_way(residuals: Tensor, visits: Sequence[tuple[GradientEdge, Visit]]) -> None:
+    """One backward pass with a cotangent of ones, each visit paid when the pass is there: no cotangent outlives it.
+
+    Args:
+        residuals: On a CPU, where the pass runs in this thread; the graph is kept.
+        visits: The outputs of nodes whose cotangents are wanted, and what takes them, as (1, *z.shape).
+    """
+    above = _above(residuals.grad_fn, {edge.node for edge, _ in visits})
+    hooks = [edge.node.register_prehook(partial(_pay, visit)) for edge, visit in visits if edge.node in above]
+    # The pass goes only where it has to: to the last of them, whose cotangents it returns in the end.
+    last = [(edge, visit) for edge, visit in visits if edge.node not in above]
+    try:
+        cotangents = backward_passes(residuals, [edge for edge, _ in last], torch.ones_like(residuals).unsqueeze(0))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (_, visit), cotangent in zip(last, cotangents, strict=True):
+        visit(cotangent)
+
+
+def _pay(visit: Visit, cotangents: tuple[Tensor, ...]) -> None:
+    visit(cotangents[0].unsqueeze(0))
+
+
+def _above(root: Node | None, nodes: Collection[Node]) -> set[Node]:
+    """Those of the nodes that have others of them below."""
+    assert root is not None
+    leading: set[Node] = set()  # to one of the nodes, by way of an input
+    for node in reversed(consumers_first(root)):
+        inputs = (child for child, _ in node.next_functions if child is not None and not is_leaf(child))
+        if any(child in nodes or child in leading for child in inputs):
+            leading.add(node)
+    return leading.intersection(nodes)

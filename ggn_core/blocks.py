@@ -1,22 +1,26 @@
 """Gives each parameter the most economical block of the Jacobian that all of its uses allow."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
+from .backward import Visit
 from .choice import Chooser
 from .derived import Derived
 from .rules import Block, Layout, Rows, Use, batched_products, embedding, linear_blocks, weight_norm
-from .rules.base import WHOLE
+from .rules.base import HALF, WHOLE, widened
 from .rules.batched_products import BatchedProductUse
+from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
 from .rules.embedding import EmbeddingUse
 from .rules.linear import LinearUse
 from .rules.recomputed import RecomputedBlock
 
-__all__ = ["BlockMaker", "Seen"]
+__all__ = ["BlockMaker", "Blocks"]
 
 # A use with its cotangent (o, *z.shape) and the layout of z.
 Seen = tuple[Use, Tensor, Layout]
@@ -27,7 +31,7 @@ class BlockMaker:
 
     Args:
         keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
-        choose: Chooses between ways to the same products.
+        choose: Chooses between ways to the same rows or products.
     """
 
     def __init__(self, keep_bytes: float, choose: Chooser):
@@ -38,47 +42,113 @@ class BlockMaker:
         # have an allocator that keeps it.
         self._last_rows: dict[Tensor, Tensor] = {}
 
-    def __call__(self, served: Sequence[Seen], derived: Derived, rows: Rows, vectorise: bool) -> list[Block]:
-        """Gives each parameter the most economical block that all of its uses allow."""
+    def __call__(self, served: Sequence[tuple[Use, Layout]], derived: Derived, rows: Rows) -> "Blocks":
+        """Those of one step, which is still to bring the cotangents of its uses."""
+        return Blocks(served, derived, rows, self._keep_bytes, self._choose, self._last_rows)
+
+
+class Blocks:
+    """The blocks of one step, made from the cotangents of its uses, which come one by one and in any order.
+
+    Args:
+        served: The uses with their layouts.
+        derived: What is served by way of computed tensors.
+        rows: The shape of the residuals.
+        keep_bytes: As for BlockMaker.
+        choose: As for BlockMaker.
+        last_rows: The last step's explicit rows, and in the end this step's.
+
+    Attributes:
+        chosen: For ``explain``, the ways that were taken where there are several.
+    """
+
+    def __init__(
+        self,
+        served: Sequence[tuple[Use, Layout]],
+        derived: Derived,
+        rows: Rows,
+        keep_bytes: float,
+        choose: Chooser,
+        last_rows: dict[Tensor, Tensor],
+    ):
+        self._derived, self._rows, self._choose, self._last_rows = derived, rows, choose, last_rows
+        self._served = served
+        self.chosen = {p: [source.choice] for source in derived.sources.values() for p in source.parameters}
+        uses_of: dict[Tensor, list[Use]] = {}
+        for use, _ in served:
+            for parameter in use.parameters:
+                if parameter not in derived.parameters and parameter not in derived.sources:
+                    uses_of.setdefault(parameter, []).append(use)
+        self._kinds = {p: _kind(p, uses) for p, uses in uses_of.items()}
+        kept, self._formed_anew = _within([p for p, kind in self._kinds.items() if kind is None], rows, keep_bytes)
+        self._formed: dict[Tensor, Tensor | None] = dict.fromkeys(kept)  # explicit rows (o, n, *shape), one by one
+        self._seen: list[Seen] = []
+        for parameter in [p for p in last_rows if p not in self._formed]:
+            del last_rows[parameter]
+
+    @property
+    def forms_rows(self) -> bool:
+        """Whether explicit rows are formed from cotangents that are not needed any more after that."""
+        return bool(self._formed)
+
+    def visits(self) -> list[tuple[GradientEdge, Visit]]:
+        """For every use the edge whose cotangents are wanted, and what takes them."""
+        return [(use.edge, partial(self._take, use, layout)) for use, layout in self._served]
+
+    def _take(self, use: Use, layout: Layout, cotangent: Tensor) -> None:
+        """Takes a use's cotangent, (o, *z.shape)."""
+        if cotangent.dtype in HALF:
+            cotangent = functools.reduce(widened, use.parameters, cotangent)
+        if isinstance(use, ConvolutionUse) and use.weight is not None:
+            use = use.chosen(cotangent, self._choose)
+            self.chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
+        for parameter in use.parameters:
+            if parameter in self._formed:
+                self._last_rows.pop(parameter, None)
+                part, former = use.jacobian_rows(parameter, cotangent, layout), self._formed[parameter]
+                self._formed[parameter] = part if former is None else former + part
+        if any(parameter not in self._formed for parameter in use.parameters):
+            self._seen.append((use, cotangent, layout))
+
+    def made(self, vectorise: bool) -> list[Block]:
+        """Gives each parameter the most economical block that all of its uses allow.
+
+        Args:
+            vectorise: Whether torch.func.vmap may be used.
+        """
         uses_of: dict[Tensor, list[Seen]] = {}
-        for seen in served:
+        for seen in self._seen:
             for parameter in seen[0].parameters:
                 uses_of.setdefault(parameter, []).append(seen)
-        made = self._derived(uses_of, derived, rows, vectorise)
-        kinds = {
-            p: _kind(p, uses) for p, uses in uses_of.items() if p not in derived.parameters and p not in derived.sources
-        }
-        linear_only = {p for p, kind in kinds.items() if kind is LinearUse}
-        looked_up = [p for p, kind in kinds.items() if kind is EmbeddingUse]
-        batched = [p for p, kind in kinds.items() if kind is BatchedProductUse]
-        dense = [p for p, kind in kinds.items() if kind is None]
+        made = self._of_derived(uses_of, vectorise)
+        linear_only = {p for p, kind in self._kinds.items() if kind is LinearUse}
+        looked_up = [p for p, kind in self._kinds.items() if kind is EmbeddingUse]
+        batched = [p for p, kind in self._kinds.items() if kind is BatchedProductUse]
 
-        products = [(use, cotangent, layout) for use, cotangent, layout in served if isinstance(use, LinearUse)]
-        made += linear_blocks.blocks(products, linear_only, rows, self._choose)
+        products = [(use, cotangent, layout) for use, cotangent, layout in self._seen if isinstance(use, LinearUse)]
+        made += linear_blocks.blocks(products, linear_only, self._rows, self._choose)
         for table in looked_up:
             look_ups = [(u, g, layout) for u, g, layout in uses_of[table] if isinstance(u, EmbeddingUse)]
             made.append(embedding.block(table, look_ups))
         for weight in batched:
             side_by_side = [(u, g, layout) for u, g, layout in uses_of[weight] if isinstance(u, BatchedProductUse)]
-            made.append(batched_products.block(weight, side_by_side, rows, self._choose))
-        kept, formed_anew = _within(dense, rows, self._keep_bytes)
-        rows_of = self._form_rows({p: uses_of[p] for p in kept})
-        if kept:
-            made += dense_blocks(kept, rows_of)
-        made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), rows) for p in formed_anew]
+            made.append(batched_products.block(weight, side_by_side, self._rows, self._choose))
+        formed = {p: rows for p, rows in self._formed.items() if rows is not None}
+        made += dense_blocks(list(formed), list(formed.values()))
+        self._last_rows.update({p: rows for p, rows in formed.items() if rows.device.type == "cpu"})
+        made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), self._rows) for p in self._formed_anew]
         return made
 
-    def _derived(
-        self, uses_of: Mapping[Tensor, Sequence[Seen]], derived: Derived, rows: Rows, vectorise: bool
-    ) -> list[Block]:
+    def _of_derived(self, uses_of: Mapping[Tensor, Sequence[Seen]], vectorise: bool) -> list[Block]:
         """Explicit rows: summed over the computed tensors by way of which they come, and over direct uses."""
-        formed = {p: _summed_rows(p, uses_of[p]) for p in derived.parameters if p in uses_of}
-        ways = Counter([*formed, *(p for source in derived.sources.values() for p in source.parameters)])
+        sources = self._derived.sources
+        formed = {p: _summed_rows(p, uses_of[p]) for p in self._derived.parameters if p in uses_of}
+        ways = Counter([*formed, *(p for source in sources.values() for p in source.parameters)])
         made: list[Block] = []
-        for player, source in derived.sources.items():
+        for player, source in sources.items():
             if all(ways[p] == 1 for p in source.parameters):
                 node = source.edge.node
-                block = weight_norm.block(node, source.parameters, uses_of[player], rows, self._choose)
+                block = weight_norm.block(node, source.parameters, uses_of[player], self._rows, self._choose)
                 if block is not None:
                     made.append(block)
                     continue
@@ -86,22 +156,13 @@ class BlockMaker:
                 formed[p] = formed[p] + part if p in formed else part
         return made + list(dense_blocks(list(formed), list(formed.values())))
 
-    def _form_rows(self, uses_of: Mapping[Tensor, Sequence[Seen]]) -> list[Tensor]:
-        """The explicit rows of each parameter, (o, n, *shape)."""
-        formed: dict[Tensor, Tensor] = {}
-        for parameter, uses in uses_of.items():
-            self._last_rows.pop(parameter, None)
-            formed[parameter] = _summed_rows(parameter, uses)
-        self._last_rows = {p: rows for p, rows in formed.items() if rows.device.type == "cpu"}
-        return list(formed.values())
 
-
-def _kind(parameter: Tensor, uses: Sequence[Seen]) -> type[Use] | None:
+def _kind(parameter: Tensor, uses: Sequence[Use]) -> type[Use] | None:
     """The kind of use that has blocks of its own, if all of a parameter's are of it; None for explicit rows."""
-    kinds = {type(use) for use, _, _ in uses}
+    kinds = {type(use) for use in uses}
     if kinds in ({LinearUse}, {EmbeddingUse}):
         return kinds.pop()
-    weights = all(isinstance(use, BatchedProductUse) and use.only_weight(parameter) for use, _, _ in uses)
+    weights = all(isinstance(use, BatchedProductUse) and use.only_weight(parameter) for use in uses)
     return BatchedProductUse if weights else None
 
 

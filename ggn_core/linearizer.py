@@ -1,14 +1,14 @@
 """From residuals to their Jacobian: how parameters enter, where the samples are, and which rules follow from both."""
 
-import functools
 import math
 from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
-from .backward import backward_passes
-from .blocks import BlockMaker, Seen
+from .backward import backward_passes, visit_on_the_way
+from .blocks import BlockMaker, Blocks
 from .capture import Trace, trace
 from .choice import Choose, Chooser
 from .derived import Derived, derive
@@ -16,8 +16,6 @@ from .jacobian import Jacobian
 from .layout import layouts_by_proof, layouts_by_test
 from .residuals import as_rows, check_finite
 from .rules import Block, Layout, Rows, Use
-from .rules.base import HALF, widened
-from .rules.convolution import ConvolutionUse
 from .rules.generic import generic_blocks
 
 __all__ = ["Linearizer"]
@@ -44,6 +42,7 @@ class Linearizer:
         self._choose = Chooser(choose)
         self._make_blocks = BlockMaker(keep_bytes, self._choose)
         self._by_values = by_values
+        self._on_the_way = True  # whether rows may be formed while the backward pass goes on
         self._proofs: dict[object, tuple[Layout | None, ...]] = {}
 
     def __call__(self, residuals: Tensor, parameters: dict[Tensor, str]) -> Jacobian:
@@ -64,21 +63,35 @@ class Linearizer:
         traced = trace(residuals, parameters)
         served, derived, generic = self._served(residuals, traced, parameters, rows)
         blocks: list[Block] = []
-        chosen = {p: [source.choice] for source in derived.sources.values() for p in source.parameters}
         if generic:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
-        if served:
-            cotangents = self._cotangents(residuals, [use for use, _ in served], rows, traced.vectorisable)
-            seen: list[Seen] = []
-            for (use, layout), cotangent in zip(served, cotangents, strict=True):
-                if cotangent.dtype in HALF:
-                    cotangent = functools.reduce(widened, use.parameters, cotangent)
-                if isinstance(use, ConvolutionUse) and use.weight is not None:
-                    use = use.chosen(cotangent, self._choose)
-                    chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
-                seen.append((use, cotangent, layout))
-            blocks += self._make_blocks(seen, derived, rows, traced.vectorisable)
-        return Jacobian(blocks, rows, generic, residuals.detach(), chosen)
+        step = self._taken(residuals, served, derived, rows, traced.vectorisable)
+        blocks += step.made(traced.vectorisable)
+        return Jacobian(blocks, rows, generic, residuals.detach(), step.chosen)
+
+    def _taken(
+        self,
+        residuals: Tensor,
+        served: Sequence[tuple[Use, Layout]],
+        derived: Derived,
+        rows: Rows,
+        vectorise: bool,
+    ) -> Blocks:
+        """The step's blocks, once they have taken the cotangents of all uses."""
+        step = self._make_blocks(served, derived, rows)
+        if not served:
+            return step
+        if self._on_the_way and rows.outputs == 1 and step.forms_rows and residuals.device.type == "cpu":
+            try:
+                visit_on_the_way(residuals, step.visits())
+                return step
+            except CheckpointError:  # what is checkpointed can be looked at once in a pass
+                self._on_the_way = False
+                step = self._make_blocks(served, derived, rows)
+        cotangents = self._cotangents(residuals, [use for use, _ in served], rows, vectorise)
+        for (_, visit), cotangent in zip(step.visits(), cotangents, strict=True):
+            visit(cotangent)
+        return step
 
     def _served(
         self, residuals: Tensor, traced: Trace, parameters: Mapping[Tensor, str], rows: Rows

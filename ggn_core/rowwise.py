@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 from .rules import Layout, is_leaf
 from .rules.base import RESHAPING, Edge, saved
 
-__all__ = ["Place", "places"]
+__all__ = ["Place", "consumers_first", "places"]
 
 Shape = tuple[int, ...]
 
@@ -84,7 +84,7 @@ def places(root: Node, shape: Shape, samples: int) -> dict[Edge, Place]:
         samples: Number of samples n, at least 2.
     """
     claims: dict[Edge, Place | None] = {(root, 0): Place(1, math.prod(shape) // samples)}
-    for node in _consumers_first(root):
+    for node in consumers_first(root):
         numbers = [number for number in range(len(node._input_metadata)) if (node, number) in claims]
         outputs = {number: claims[node, number] for number in numbers}
         for position, (child, number) in enumerate(node.next_functions):
@@ -117,7 +117,7 @@ def _through(node: Node, number: int, place: Place | None, position: int, to: Sh
     return place.moved(shape, samples, lambda axis: match(node, axis, shape, position, to), to)
 
 
-def _consumers_first(root: Node) -> list[Node]:
+def consumers_first(root: Node) -> list[Node]:
     """All nodes but the leaves, every node after all of its consumers."""
     order: list[Node] = []
     visited: set[Node] = set()

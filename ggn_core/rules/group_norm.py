@@ -6,6 +6,7 @@ both, without forming x̂ = (x − mean) rstd:
     Σ g ⊙ x̂ = (Σ g ⊙ x − mean Σ g) rstd
 """
 
+import weakref
 from functools import cached_property
 
 import torch
@@ -23,19 +24,20 @@ class GroupNormUse(WeightAndBias):
     """One group normalization; its node holds the input, the groups' means and their inverse deviations."""
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
-        if cotangent not in self._gradients:
+        if all(of() is not cotangent for of in self._gradients):
             self._gradients.clear()
             one = cotangent.shape[0] == 1
-            self._gradients[cotangent] = self._of_one_output(cotangent) if one else self._of_outputs(cotangent)
-        of_weight, of_bias = self._gradients[cotangent]  # (o, R, c) each
+            made = self._of_one_output(cotangent) if one else self._of_outputs(cotangent)
+            self._gradients[weakref.ref(cotangent)] = made
+        ((of_weight, of_bias),) = self._gradients.values()  # (o, R, c) each
         by_row = of_bias if parameter is self.bias else of_weight
         if self.weight is self.bias:
             by_row = of_weight + of_bias
         return cut(layout.split(by_row).sum(2), part)  # (o, n, T, c) -> (o, n, c)
 
     @cached_property
-    def _gradients(self) -> dict[Tensor, Pair]:
-        """Those of the cotangent that was asked for last: weight and bias each ask for theirs."""
+    def _gradients(self) -> dict[weakref.ref[Tensor], Pair]:
+        """Those of the cotangent that was asked for last: weight and bias each ask for theirs. It is not held."""
         return {}
 
     def _of_one_output(self, cotangent: Tensor) -> Pair:

@@ -8,9 +8,12 @@ import pytest
 import torch
 from compared import flat
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ggn_core import GGN, SettingError, blocks
+from ggn_core import GGN, SettingError
 from ggn_core.reference import dense_gram, dense_jacobian, dense_step
+from ggn_core.rules.convolution import ConvolutionUse
+from ggn_core.rules.group_norm import GroupNormUse
 
 
 @pytest.fixture(autouse=True)
@@ -309,12 +312,64 @@ def test_rows_are_let_go_before_their_successors_are_formed(monkeypatch: pytest.
     former = {p: weakref.ref(rows) for p, rows in optimizer._make_system._linearize._make_blocks._last_rows.items()}
     formed = []
 
-    def watched(parameter: Tensor, served: object) -> Tensor:
+    def watched(use: ConvolutionUse, parameter: Tensor, *others: object) -> Tensor:
         formed.append((parameter, former[parameter]()))
-        return honest(parameter, served)  # type: ignore[arg-type]
+        return honest(use, parameter, *others)  # type: ignore[arg-type]
 
-    honest = blocks._summed_rows
-    monkeypatch.setattr(blocks, "_summed_rows", watched)
+    honest = ConvolutionUse.jacobian_rows
+    monkeypatch.setattr(ConvolutionUse, "jacobian_rows", watched)
     optimizer.step(lambda: model(x) - y)
     assert {parameter for parameter, _ in formed} == set(former)
     assert all(rows is None for _, rows in formed)
+
+
+def _blocks(number: int) -> list[torch.nn.Module]:
+    return [
+        torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.GroupNorm(2, 4), torch.nn.Tanh())
+        for _ in range(number)
+    ]
+
+
+class Checkpointed(torch.nn.Module):
+    def __init__(self, block: torch.nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.block, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def test_checkpointed_layers_with_explicit_rows() -> None:
+    """What was recomputed can be looked at once in a backward pass: rows are formed after it then."""
+    blocks, x = _blocks(3), torch.randn(5, 4, 4, 4)
+    plain = torch.nn.Sequential(*blocks, torch.nn.Flatten(), torch.nn.Linear(64, 1)).double()
+    model = copy.deepcopy(plain)
+    for i in range(len(blocks)):
+        model[i] = Checkpointed(model[i])
+    one, other = GGN(plain, damping=0.5), GGN(model, damping=0.5)
+    for _ in range(3):
+        one.step(lambda: plain(x.double()) - 1)
+        other.step(lambda: model(x.double()) - 1)
+    assert torch.allclose(flat(plain), flat(model), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "most"), [(1, 2), (3, 9)])
+def test_cotangents_go_once_their_rows_are_formed(outputs: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one output, as the backward pass goes; with several, the pass is vectorised and delivers them together."""
+    model = torch.nn.Sequential(*_blocks(4), torch.nn.Flatten(), torch.nn.Linear(64, outputs))
+    cotangents: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def watched(use: object, parameter: Tensor, cotangent: Tensor, *others: object) -> Tensor:
+        if all(of() is not cotangent for of in cotangents):
+            cotangents.append(weakref.ref(cotangent))
+        alive.append(sum(of() is not None for of in cotangents))
+        return honest[type(use)](use, parameter, cotangent, *others)
+
+    honest = {kind: kind.jacobian_rows for kind in (ConvolutionUse, GroupNormUse)}
+    for kind in honest:
+        monkeypatch.setattr(kind, "jacobian_rows", watched)
+    GGN(model, damping=1.0).step(lambda: model(torch.randn(5, 4, 4, 4)))
+    assert len(cotangents) == 8
+    assert max(alive) <= most
+    assert (max(alive) == 8) == (outputs > 1)
