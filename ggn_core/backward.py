@@ -38,8 +38,9 @@ def backward_passes(
     """
 
     def backward(cotangent: Tensor) -> tuple[Tensor, ...]:
-        gradients = torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True, materialize_grads=True)
-        return tuple(g.to_dense() if g.is_sparse else g for g in gradients)
+        gradients = torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True, allow_unused=True)
+        found = zip(gradients, inputs, strict=True)  # none where an operation on the way has no gradient
+        return tuple(_zeros(at) if g is None else g.to_dense() if g.is_sparse else g for g, at in found)
 
     if cotangents.shape[0] == 1:
         return tuple(g.unsqueeze(0) for g in backward(cotangents[0].contiguous()))
@@ -63,7 +64,11 @@ def visit_on_the_way(residuals: Tensor, visits: Sequence[tuple[GradientEdge, Vis
         visits: The outputs of nodes whose cotangents are wanted, and what takes them, as (1, *z.shape).
     """
     above = _above(residuals.grad_fn, {edge.node for edge, _ in visits})
-    hooks = [edge.node.register_prehook(partial(_pay, visit)) for edge, visit in visits if edge.node in above]
+    hooks = [
+        edge.node.register_prehook(partial(_pay, edge, visit))  # called for every node on the pass's way
+        for edge, visit in visits
+        if edge.node in above
+    ]
     # The pass goes only where it has to: to the last of them, whose cotangents it returns in the end.
     last = [(edge, visit) for edge, visit in visits if edge.node not in above]
     try:
@@ -75,8 +80,15 @@ def visit_on_the_way(residuals: Tensor, visits: Sequence[tuple[GradientEdge, Vis
         visit(cotangent)
 
 
-def _pay(visit: Visit, cotangents: tuple[Tensor, ...]) -> None:
-    visit(cotangents[0].unsqueeze(0))
+def _pay(edge: GradientEdge, visit: Visit, cotangents: Sequence[Tensor | None]) -> None:
+    cotangent = cotangents[edge.output_nr]
+    visit((_zeros(edge) if cotangent is None else cotangent).unsqueeze(0))
+
+
+def _zeros(at: Tensor | GradientEdge) -> Tensor:
+    """A gradient of zeros."""
+    like = at if isinstance(at, Tensor) else at.node._input_metadata[at.output_nr]
+    return torch.zeros(tuple(like.shape), dtype=like.dtype, device=like.device)
 
 
 def _above(root: Node | None, nodes: Collection[Node]) -> set[Node]:

@@ -134,6 +134,7 @@ class Blocks:
             side_by_side = [(u, g, layout) for u, g, layout in uses_of[weight] if isinstance(u, BatchedProductUse)]
             made.append(batched_products.block(weight, side_by_side, self._rows, self._choose))
         formed = {p: rows for p, rows in self._formed.items() if rows is not None}
+        assert len(formed) == len(self._formed)  # every use has brought its cotangent
         made += dense_blocks(list(formed), list(formed.values()))
         self._last_rows.update({p: rows for p, rows in formed.items() if rows.device.type == "cpu"})
         made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), self._rows) for p in self._formed_anew]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .backward import backward_passes
 from .rowwise import Place, places
 from .rules import Layout, Rows, Use
 from .rules.base import output_shape
@@ -59,7 +60,7 @@ def layouts_by_test(residuals: Tensor, uses: Sequence[Use], rows: Rows) -> list[
 
     def pulled(scales: Tensor | float) -> tuple[Tensor, ...]:
         cotangent = (base * scales).view_as(residuals)
-        return torch.autograd.grad(residuals, edges, cotangent, retain_graph=True, materialize_grads=True)
+        return tuple(g.squeeze(0) for g in backward_passes(residuals, edges, cotangent.unsqueeze(0)))
 
     plain = pulled(1.0)
     candidates = [list(use.layouts(rows.samples)) for use in uses]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from compared import flat
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ggn_core import GGN, NonFiniteError, ResidualsError, SettingError, UnsupportedError, gram
-from ggn_core.reference import dense_gram
+from ggn_core.reference import dense_gram, dense_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -296,3 +297,40 @@ def test_what_is_empty_adds_nothing(samples: int, positions: int) -> None:
     model, x = _Scaled((0, 3)).double(), torch.randn(samples, positions, 3).double()
     expected = dense_gram(model, x)
     assert torch.allclose(gram(model, x), expected, rtol=1e-10, atol=1e-12)
+
+
+class _Stopped(torch.autograd.Function):
+    """The identity, with no gradient at all."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> None:  # type: ignore[override]
+        return None
+
+
+class _Halfway(nn.Module):
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.GroupNorm(1, 2), nn.Tanh()) for _ in range(2)
+        )
+        self.head = nn.Linear(18, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(_Stopped.apply(self.first(x))).flatten(1))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_layers_that_no_gradient_comes_to_have_rows_of_zeros(outputs: int) -> None:
+    model, x = _Halfway(outputs).double(), torch.randn(4, 2, 3, 3).double()
+    after = nn.Sequential(model.second, nn.Flatten(), model.head)  # all that acts
+    inputs, before = model.first(x).detach(), flat(model.first)
+    change = dense_step(after, inputs, torch.ones(4, outputs).double(), lr=1.0, damping=0.5)
+    expected = flat(after) + change
+    assert torch.allclose(gram(model, x), dense_gram(after, inputs), rtol=1e-10)
+    GGN(model, damping=0.5).step(lambda: model(x) - 1)
+    assert torch.equal(flat(model.first), before)
+    assert torch.allclose(flat(after), expected, rtol=1e-10)
