@@ -1,4 +1,4 @@
-"""Many cotangents through one autograd graph in a single, vectorised backward pass."""
+"""Cotangents through one autograd graph: many in a vectorised pass, more in portions, or one looked at on its way."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -10,7 +10,10 @@ from torch.autograd.graph import GradientEdge, Node
 from .rowwise import consumers_first
 from .rules import is_leaf
 
-__all__ = ["Visit", "backward_passes", "visit_on_the_way"]
+__all__ = ["ROWS_AT_ONCE", "Visit", "backward_passes", "in_portions", "visit_on_the_way"]
+
+# Cotangents carried through one vectorised backward pass: more use more memory, fewer leave the cores idle.
+ROWS_AT_ONCE = 64
 
 # Takes the cotangents (k, *z.shape) of a tensor z.
 Visit = Callable[[Tensor], None]
@@ -54,6 +57,16 @@ def backward_passes(
             pass
     passes = [backward(cotangent.clone(memory_format=torch.contiguous_format)) for cotangent in cotangents]
     return tuple(torch.stack(parts) for parts in zip(*passes, strict=True))
+
+
+def in_portions(
+    outputs: Tensor | GradientEdge, inputs: Sequence[Tensor], cotangents: Tensor, vectorise: bool
+) -> tuple[Tensor, ...]:
+    """The same, for any number of cotangents: some at a time."""
+    portions = [
+        backward_passes(outputs, inputs, portion, vectorise) for portion in torch.split(cotangents, ROWS_AT_ONCE)
+    ]
+    return tuple(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*portions, strict=True))
 
 
 def visit_on_the_way(residuals: Tensor, visits: Sequence[tuple[GradientEdge, Visit]]) -> None:

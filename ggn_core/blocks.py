@@ -20,31 +20,10 @@ from .rules.embedding import EmbeddingUse
 from .rules.linear import LinearUse
 from .rules.recomputed import RecomputedBlock
 
-__all__ = ["BlockMaker", "Blocks"]
+__all__ = ["Blocks"]
 
 # A use with its cotangent (o, *z.shape) and the layout of z.
 Seen = tuple[Use, Tensor, Layout]
-
-
-class BlockMaker:
-    """Makes the blocks of one step after another.
-
-    Args:
-        keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
-        choose: Chooses between ways to the same rows or products.
-    """
-
-    def __init__(self, keep_bytes: float, choose: Chooser):
-        self._keep_bytes = keep_bytes
-        self._choose = choose
-        # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
-        # would give their memory back to the system, and fetch it anew page by page: a third of a ResNet's step. GPUs
-        # have an allocator that keeps it.
-        self._last_rows: dict[Tensor, Tensor] = {}
-
-    def __call__(self, served: Sequence[tuple[Use, Layout]], derived: Derived, rows: Rows) -> "Blocks":
-        """Those of one step, which is still to bring the cotangents of its uses."""
-        return Blocks(served, derived, rows, self._keep_bytes, self._choose, self._last_rows)
 
 
 class Blocks:
@@ -54,8 +33,8 @@ class Blocks:
         served: The uses with their layouts.
         derived: What is served by way of computed tensors.
         rows: The shape of the residuals.
-        keep_bytes: As for BlockMaker.
-        choose: As for BlockMaker.
+        keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
+        choose: Chooses between ways to the same rows or products.
         last_rows: The last step's explicit rows, and in the end this step's.
 
     Attributes:

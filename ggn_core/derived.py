@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .backward import backward_passes
+from .backward import in_portions
 from .choice import Choice
 from .layout import layout_by_proof
 from .rowwise import Place, places
@@ -29,8 +29,6 @@ from .rules import RECOGNISERS, Layout, Parameters, Rows, Use, is_leaf
 from .rules.base import HALF, Edge
 
 __all__ = ["Derived", "Source", "derive"]
-
-ROWS_AT_ONCE = 64  # as for the generic rule
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,8 @@ class Source:
 
     def pulled_back(self, rows: Tensor, vectorise: bool) -> dict[Tensor, Tensor]:
         """Each parameter's rows (o, n, *shape) by way of w, from those of w, (o, n, *w.shape)."""
-        cotangents = torch.split(rows.flatten(0, 1).to(self._output.dtype), ROWS_AT_ONCE)
-        chunks = [backward_passes(self.edge, self.parameters, chunk, vectorise) for chunk in cotangents]
-        columns = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*chunks, strict=True)]
+        cotangents = rows.flatten(0, 1).to(self._output.dtype)
+        columns = in_portions(self.edge, self.parameters, cotangents, vectorise)
         return {p: c.view(*rows.shape[:2], *p.shape) for p, c in zip(self.parameters, columns, strict=True)}
 
     @property
@@ -102,13 +99,16 @@ def derive(residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Ten
             continue
         recognise = RECOGNISERS.get(node.name())
         use = recognise(node, node.next_functions, known) if recognise is not None else None
-        handled, players = (use.handled, use.parameters) if use is not None else ((), ())
-        failed.update(*(beneath for at, beneath in entering.items() if at not in handled))
-        for player in players:
+        if use is None:
+            failed.update(*entering.values())
+            continue
+        failed.update(*(beneath for at, beneath in entering.items() if at not in use.handled))
+        for player in use.parameters:
             # Each by itself: where one of them is an input like any other, and no layout fits it, others may do.
-            own = use.without(set(players) - {player})  # type: ignore[union-attr]
-            layout = None if own is None else layout_by_proof(own, placed.get((node, 0)), rows.samples)
-            if own is None or layout is None:
+            own = use.without(set(use.parameters) - {player})
+            assert own is not None
+            layout = layout_by_proof(own, placed.get((node, 0)), rows.samples)
+            if layout is None:
                 failed.update(known.served_by(player))
             else:
                 found.append((player, own, layout))

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from .backward import backward_passes, visit_on_the_way
-from .blocks import BlockMaker, Blocks
+from .blocks import Blocks
 from .capture import Trace, trace
 from .choice import Choose, Chooser
 from .derived import Derived, derive
@@ -40,10 +41,14 @@ class Linearizer:
 
     def __init__(self, keep_bytes: float = math.inf, *, by_values: bool = True, choose: Choose = "auto") -> None:
         self._choose = Chooser(choose)
-        self._make_blocks = BlockMaker(keep_bytes, self._choose)
+        self._keep_bytes = keep_bytes
         self._by_values = by_values
         self._on_the_way = True  # whether rows may be formed while the backward pass goes on
         self._proofs: dict[object, tuple[Layout | None, ...]] = {}
+        # The last step's explicit rows, each held until its successor is formed. Were all let go at once, the C library
+        # would give their memory back to the system, and fetch it anew page by page: a third of a ResNet's step. GPUs
+        # have an allocator that keeps it.
+        self._last_rows: dict[Tensor, Tensor] = {}
 
     def __call__(self, residuals: Tensor, parameters: dict[Tensor, str]) -> Jacobian:
         """The Jacobian of ``residuals``, whose leading dimension counts samples.
@@ -78,7 +83,8 @@ class Linearizer:
         vectorise: bool,
     ) -> Blocks:
         """The step's blocks, once they have taken the cotangents of all uses."""
-        step = self._make_blocks(served, derived, rows)
+        begun = partial(Blocks, served, derived, rows, self._keep_bytes, self._choose, self._last_rows)
+        step = begun()
         if not served:
             return step
         if self._on_the_way and rows.outputs == 1 and step.forms_rows and residuals.device.type == "cpu":
@@ -87,7 +93,7 @@ class Linearizer:
                 return step
             except CheckpointError:  # what is checkpointed can be looked at once in a pass
                 self._on_the_way = False
-                step = self._make_blocks(served, derived, rows)
+                step = begun()
         cotangents = self._cotangents(residuals, [use for use, _ in served], rows, vectorise)
         for (_, visit), cotangent in zip(step.visits(), cotangents, strict=True):
             visit(cotangent)

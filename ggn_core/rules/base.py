@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
     "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut",
-    "is_leaf", "leaf", "output_shape", "present", "saved", "widened",
+    "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -90,6 +90,15 @@ def saved(node: Node, name: str) -> Any:
 def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
     """What meets in the Jacobian rows of a parameter: from half precision, as under autocast, to the parameter's."""
     return tensor.to(torch.promote_types(tensor.dtype, parameter.dtype)) if tensor.dtype in HALF else tensor
+
+
+def layer_input(activation: Tensor, weight: Tensor, parameters: Parameters) -> Tensor:
+    """A layer's input as the rows of its weight need it: of its precision, and safe from the update.
+
+    Where a parameter is the layer's input, the update must not change it underway.
+    """
+    activation = widened(activation, weight)
+    return activation.clone() if parameters.share_memory_with(activation) else activation
 
 
 def present(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from ..choice import Chooser
 from . import elementwise, linear_blocks
-from .base import WHOLE, Edges, Layout, Parameters, Plan, Rows, leaf, output_shape, saved, widened
+from .base import WHOLE, Edges, Layout, Parameters, Plan, Rows, layer_input, leaf, output_shape, saved
 from .elementwise import ElementwiseUse
 
 __all__ = ["RECOGNISERS", "BatchedProductUse"]
@@ -65,7 +65,7 @@ class BatchedProductUse:
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         shares = []
-        if self.shift is not None and any(parameter is shifted for shifted in self.shift.parameters):
+        if self.shift is not None and self._shifts(parameter):
             shares.append(self.shift.jacobian_rows(parameter, cotangent, layout, part))
         if parameter is self.weight:
             g, a = (factor[..., part, :] for factor in self.factors(cotangent, layout))
@@ -76,9 +76,10 @@ class BatchedProductUse:
 
     def only_weight(self, parameter: Tensor) -> bool:
         """Whether it is the product's weight, and not what is added as well."""
-        return parameter is self.weight and (
-            self.shift is None or all(p is not parameter for p in self.shift.parameters)
-        )
+        return parameter is self.weight and not self._shifts(parameter)
+
+    def _shifts(self, parameter: Tensor) -> bool:
+        return self.shift is not None and any(parameter is shifted for shifted in self.shift.parameters)
 
     def factors(self, cotangent: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """The cotangents (o, n, T, B, p) and the inputs (1, n, T, B, d)."""
@@ -188,9 +189,7 @@ def _use(
     weight, on_left = (right, False) if left is None else (left, True)
     activation = None
     if weight is not None:
-        activation = widened(saved(node, right_name if on_left else left_name), weight)
-        if parameters.share_memory_with(activation):
-            activation = activation.clone()  # a parameter is the layer's input: the update must not change it underway
+        activation = layer_input(saved(node, right_name if on_left else left_name), weight, parameters)
     elif shift is None:
         return None
     handled = (() if shift is None else (0,)) + (() if weight is None else (first if on_left else first + 1,))

@@ -8,14 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backward import backward_passes
+from ..backward import in_portions
 from .base import Rows
 from .dense import DenseBlock, dense_blocks
 
 __all__ = ["generic_blocks"]
-
-# Rows carried through one vectorised backward pass: more use more memory, fewer leave the cores idle.
-ROWS_AT_ONCE = 64
 
 
 def generic_blocks(residuals: Tensor, parameters: Sequence[Tensor], rows: Rows, vectorise: bool) -> list[DenseBlock]:
@@ -23,8 +20,6 @@ def generic_blocks(residuals: Tensor, parameters: Sequence[Tensor], rows: Rows, 
     # One cotangent a residual, output-major: (n o, n o) -> (n, o, ...) -> (o, n, ...) -> (o n, ...)
     identity = torch.eye(rows.total, dtype=residuals.dtype, device=residuals.device)
     basis = identity.view(rows.samples, rows.outputs, -1).transpose(0, 1).reshape(-1, *residuals.shape)
-    chunks = [backward_passes(residuals, parameters, chunk, vectorise) for chunk in torch.split(basis, ROWS_AT_ONCE)]
-    jacobian = [
-        torch.unflatten(torch.cat(parts), 0, (rows.outputs, rows.samples)) for parts in zip(*chunks, strict=True)
-    ]
+    gradients = in_portions(residuals, parameters, basis, vectorise)
+    jacobian = [torch.unflatten(gradient, 0, (rows.outputs, rows.samples)) for gradient in gradients]
     return dense_blocks(parameters, jacobian)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import HALF, WHOLE, Edge, Edges, Layout, Parameters, cut, leaf, output_shape, present, saved, widened
+from .base import WHOLE, Edge, Edges, Layout, Parameters, cut, layer_input, leaf, output_shape, present, saved
 
 __all__ = ["RECOGNISERS", "LinearUse"]
 
@@ -104,10 +104,8 @@ def _use(
     if weight is None and bias is None:
         return None
     handled = ((weight_at,) if weight is not None else ()) + ((0,) if bias is not None else ())
-    if weight is not None and activation is not None and activation.dtype in HALF:
-        activation = widened(activation, weight)
-    if activation is not None and parameters.share_memory_with(activation):
-        activation = activation.clone()  # a parameter is the layer's input: the update must not change it underway
+    if weight is not None and activation is not None:
+        activation = layer_input(activation, weight, parameters)
     return LinearUse(GradientEdge(node, 0), rows, activation, weight, bias, flipped, handled)
 
 

@@ -277,7 +277,7 @@ def test_rows_are_held_until_their_successors_and_no_longer() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     x, y = torch.randn(5, 2, 4, 4), torch.randn(5, 1)
     optimizer = GGN(model, damping=1.0)
-    held = optimizer._make_system._linearize._make_blocks
+    held = optimizer._make_system._linearize
 
     def step() -> list[weakref.ref[torch.Tensor]]:
         optimizer.step(lambda: model(x) - y)
@@ -300,7 +300,7 @@ def test_rows_beyond_the_budget_are_not_held() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     optimizer = GGN(model, damping=1.0, row_memory_gib=0)
     optimizer.step(lambda: model(torch.randn(5, 2, 4, 4)))
-    assert optimizer._make_system._linearize._make_blocks._last_rows == {}
+    assert optimizer._make_system._linearize._last_rows == {}
 
 
 def test_rows_are_let_go_before_their_successors_are_formed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,7 @@ def test_rows_are_let_go_before_their_successors_are_formed(monkeypatch: pytest.
     x, y = torch.randn(5, 2, 4, 4), torch.randn(5, 1)
     optimizer = GGN(model, damping=1.0)
     optimizer.step(lambda: model(x) - y)
-    former = {p: weakref.ref(rows) for p, rows in optimizer._make_system._linearize._make_blocks._last_rows.items()}
+    former = {p: weakref.ref(rows) for p, rows in optimizer._make_system._linearize._last_rows.items()}
     formed = []
 
     def watched(use: ConvolutionUse, parameter: Tensor, *others: object) -> Tensor:
