@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from .rowwise import consumers_first
-from .rules import is_leaf
+from .rules import is_leaf, recomputed
+from .rules.base import WHOLE
 
 __all__ = ["ROWS_AT_ONCE", "Visit", "backward_passes", "in_portions", "visit_on_the_way"]
 
@@ -60,12 +61,18 @@ def backward_passes(
 
 
 def in_portions(
-    outputs: Tensor | GradientEdge, inputs: Sequence[Tensor], cotangents: Tensor, vectorise: bool
+    outputs: Tensor | GradientEdge,
+    inputs: Sequence[Tensor],
+    cotangents: Tensor,
+    vectorise: bool,
+    part: slice = WHOLE,
 ) -> tuple[Tensor, ...]:
-    """The same, for any number of cotangents: some at a time."""
-    portions = [
-        backward_passes(outputs, inputs, portion, vectorise) for portion in torch.split(cotangents, ROWS_AT_ONCE)
-    ]
+    """The same for any number of cotangents, some at a time, and for a part of the inputs' leading dimension."""
+    at_once = recomputed.BYTES_AT_ONCE // max(1, sum(at.nbytes for at in inputs))
+    portions = []
+    for portion in torch.split(cotangents, max(1, min(at_once, ROWS_AT_ONCE))):
+        gradients = backward_passes(outputs, inputs, portion, vectorise)
+        portions.append([g if part == WHOLE else g[:, part] for g in gradients])
     return tuple(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*portions, strict=True))
 
 

@@ -1,29 +1,25 @@
 """Gives each parameter the most economical block of the Jacobian that all of its uses allow."""
 
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .backward import Visit
 from .choice import Chooser
 from .derived import Derived
-from .rules import Block, Layout, Rows, Use, batched_products, embedding, linear_blocks, weight_norm
-from .rules.base import HALF, WHOLE, widened
-from .rules.batched_products import BatchedProductUse
+from .rules import Block, Layout, Rows, Use, weight_norm
+from .rules.base import HALF, WHOLE, Seen, widened
 from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
-from .rules.embedding import EmbeddingUse
-from .rules.linear import LinearUse
-from .rules.recomputed import RecomputedBlock
+from .rules.recomputed import RecomputedBlock, RowMemory
+from .rules.relabelled import RelabelledBlock
+from .rules.structured import kind, structured_blocks
 
 __all__ = ["Blocks"]
-
-# A use with its cotangent (o, *z.shape) and the layout of z.
-Seen = tuple[Use, Tensor, Layout]
 
 
 class Blocks:
@@ -33,7 +29,7 @@ class Blocks:
         served: The uses with their layouts.
         derived: What is served by way of computed tensors.
         rows: The shape of the residuals.
-        keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
+        memory: For explicit rows; those beyond are formed anew when they are needed.
         choose: Chooses between ways to the same rows or products.
         last_rows: The last step's explicit rows, and in the end this step's.
 
@@ -46,21 +42,25 @@ class Blocks:
         served: Sequence[tuple[Use, Layout]],
         derived: Derived,
         rows: Rows,
-        keep_bytes: float,
+        memory: RowMemory,
         choose: Chooser,
         last_rows: dict[Tensor, Tensor],
     ):
         self._derived, self._rows, self._choose, self._last_rows = derived, rows, choose, last_rows
         self._served = served
         self.chosen = {p: [source.choice] for source in derived.sources.values() for p in source.parameters}
+        # What computed tensors serve, and they themselves, but for those that have blocks of their own.
+        elsewhere = {*derived.parameters, *derived.sources}.difference(derived.relabelled)
         uses_of: dict[Tensor, list[Use]] = {}
         for use, _ in served:
             for parameter in use.parameters:
-                if parameter not in derived.parameters and parameter not in derived.sources:
+                if parameter not in elsewhere:
                     uses_of.setdefault(parameter, []).append(use)
-        self._kinds = {p: _kind(p, uses) for p, uses in uses_of.items()}
-        kept, self._formed_anew = _within([p for p, kind in self._kinds.items() if kind is None], rows, keep_bytes)
-        self._formed: dict[Tensor, Tensor | None] = dict.fromkeys(kept)  # explicit rows (o, n, *shape), one by one
+        self._kinds = {p: kind(p, uses) for p, uses in uses_of.items()}
+        explicit = [p for p, kind in self._kinds.items() if kind is None]
+        # Explicit rows (o, n, *shape), one by one.
+        self._formed: dict[Tensor, Tensor | None] = dict.fromkeys(memory.kept(explicit, rows))
+        self._formed_anew = [p for p in explicit if p not in self._formed]
         self._seen: list[Seen] = []
         for parameter in [p for p in last_rows if p not in self._formed]:
             del last_rows[parameter]
@@ -78,6 +78,9 @@ class Blocks:
         """Takes a use's cotangent, (o, *z.shape)."""
         if cotangent.dtype in HALF:
             cotangent = functools.reduce(widened, use.parameters, cotangent)
+        for parameter in use.parameters:
+            if (label := self._derived.relabelled.get(parameter)) is not None:
+                cotangent = cotangent * label.scale
         if isinstance(use, ConvolutionUse) and use.weight is not None:
             use = use.chosen(cotangent, self._choose)
             self.chosen.setdefault(use.weight, []).append(use.choice)  # type: ignore[arg-type]
@@ -100,60 +103,57 @@ class Blocks:
             for parameter in seen[0].parameters:
                 uses_of.setdefault(parameter, []).append(seen)
         made = self._of_derived(uses_of, vectorise)
-        linear_only = {p for p, kind in self._kinds.items() if kind is LinearUse}
-        looked_up = [p for p, kind in self._kinds.items() if kind is EmbeddingUse]
-        batched = [p for p, kind in self._kinds.items() if kind is BatchedProductUse]
-
-        products = [(use, cotangent, layout) for use, cotangent, layout in self._seen if isinstance(use, LinearUse)]
-        made += linear_blocks.blocks(products, linear_only, self._rows, self._choose)
-        for table in looked_up:
-            look_ups = [(u, g, layout) for u, g, layout in uses_of[table] if isinstance(u, EmbeddingUse)]
-            made.append(embedding.block(table, look_ups))
-        for weight in batched:
-            side_by_side = [(u, g, layout) for u, g, layout in uses_of[weight] if isinstance(u, BatchedProductUse)]
-            made.append(batched_products.block(weight, side_by_side, self._rows, self._choose))
+        structured = structured_blocks(self._kinds, self._seen, self._rows, self._choose)
+        made += [block for block in structured if block.parameters[0] not in self._derived.relabelled]
+        made += self._relabelled([block for block in structured if block.parameters[0] in self._derived.relabelled])
         formed = {p: rows for p, rows in self._formed.items() if rows is not None}
         assert len(formed) == len(self._formed)  # every use has brought its cotangent
         made += dense_blocks(list(formed), list(formed.values()))
         self._last_rows.update({p: rows for p, rows in formed.items() if rows.device.type == "cpu"})
-        made += [RecomputedBlock(p, partial(_summed_rows, p, uses_of[p]), self._rows) for p in self._formed_anew]
+        form = partial(_formed, uses_of)
+        made += [RecomputedBlock([p], form, self._rows) for p in self._formed_anew]
         return made
 
     def _of_derived(self, uses_of: Mapping[Tensor, Sequence[Seen]], vectorise: bool) -> list[Block]:
+        """Weight normalization has blocks of its own; all else has explicit rows."""
+        derived, rows = self._derived, self._rows
+        made: list[Block] = [
+            weight_norm.block(derived.sources[player].edge.node, uses_of[player], rows, self._choose)
+            for player in derived.sources
+            if player in derived.normalized
+        ]
+        form = partial(self._by_all_ways, uses_of, vectorise)
+        if derived.kept:
+            made += dense_blocks(derived.kept, form(derived.kept, WHOLE))
+        kept = set(derived.kept)
+        return made + [RecomputedBlock([p], form, rows) for p in derived.formed if p not in kept]
+
+    def _relabelled(self, blocks: Sequence[Block]) -> list[Block]:
+        """The blocks of the parameters of which those blocks' weights are entries, one for each dtype."""
+        by_dtype: dict[torch.dtype, list[Block]] = {}
+        for block in blocks:
+            by_dtype.setdefault(block.dtype, []).append(block)
+        return [RelabelledBlock(own, self._derived.relabelled) for own in by_dtype.values()]
+
+    def _by_all_ways(
+        self, uses_of: Mapping[Tensor, Sequence[Seen]], vectorise: bool, parameters: Sequence[Tensor], part: slice
+    ) -> list[Tensor]:
         """Explicit rows: summed over the computed tensors by way of which they come, and over direct uses."""
-        sources = self._derived.sources
-        formed = {p: _summed_rows(p, uses_of[p]) for p in self._derived.parameters if p in uses_of}
-        ways = Counter([*formed, *(p for source in sources.values() for p in source.parameters)])
-        made: list[Block] = []
-        for player, source in sources.items():
-            if all(ways[p] == 1 for p in source.parameters):
-                node = source.edge.node
-                block = weight_norm.block(node, source.parameters, uses_of[player], self._rows, self._choose)
-                if block is not None:
-                    made.append(block)
-                    continue
-            for p, part in source.pulled_back(_summed_rows(player, uses_of[player]), vectorise).items():
-                formed[p] = formed[p] + part if p in formed else part
-        return made + list(dense_blocks(list(formed), list(formed.values())))
+        formed = {p: _summed_rows(p, uses_of[p], part) for p in parameters if p in uses_of}
+        for player, source in self._derived.sources.items():
+            below = set(source.parameters)
+            served = [p for p in parameters if p in below]
+            if not served:
+                continue
+            rows = _summed_rows(player, uses_of[player])
+            for p, columns in zip(served, source.pulled_back(rows, served, vectorise, part), strict=True):
+                formed[p] = formed[p] + columns if p in formed else columns
+        return [formed[p] for p in parameters]
 
 
-def _kind(parameter: Tensor, uses: Sequence[Use]) -> type[Use] | None:
-    """The kind of use that has blocks of its own, if all of a parameter's are of it; None for explicit rows."""
-    kinds = {type(use) for use in uses}
-    if kinds in ({LinearUse}, {EmbeddingUse}):
-        return kinds.pop()
-    weights = all(isinstance(use, BatchedProductUse) and use.only_weight(parameter) for use in uses)
-    return BatchedProductUse if weights else None
-
-
-def _within(parameters: Sequence[Tensor], rows: Rows, keep_bytes: float) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters whose rows may be kept, the smallest first, and the others; each in the order given."""
-    kept, used = set(), 0
-    for parameter in sorted(parameters, key=lambda p: p.nbytes):
-        used += rows.total * parameter.nbytes
-        if used <= keep_bytes:
-            kept.add(parameter)
-    return [p for p in parameters if p in kept], [p for p in parameters if p not in kept]
+def _formed(uses_of: Mapping[Tensor, Sequence[Seen]], parameters: Sequence[Tensor], part: slice) -> list[Tensor]:
+    """The rows of some parameters, cut to ``part``."""
+    return [_summed_rows(p, uses_of[p], part) for p in parameters]
 
 
 def _summed_rows(parameter: Tensor, uses: Sequence[Seen], part: slice = WHOLE) -> Tensor:

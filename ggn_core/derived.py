@@ -13,8 +13,9 @@ path from the residuals to θ leaves the proof once. Whatever is below, ∂w/∂
 is exact if every path leaves by a use that a rule recognises.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,8 +26,11 @@ from .backward import in_portions
 from .choice import Choice
 from .layout import layout_by_proof
 from .rowwise import Place, places
-from .rules import RECOGNISERS, Layout, Parameters, Rows, Use, is_leaf
-from .rules.base import HALF, Edge
+from .rules import RECOGNISERS, Layout, Parameters, Rows, Use, is_leaf, weight_norm
+from .rules.base import HALF, WHOLE, Edge
+from .rules.recomputed import RowMemory
+from .rules.relabelled import Relabelling, apart, relabelling
+from .rules.structured import kind
 
 __all__ = ["Derived", "Source", "derive"]
 
@@ -43,11 +47,28 @@ class Source:
     edge: GradientEdge
     parameters: tuple[Tensor, ...]
 
-    def pulled_back(self, rows: Tensor, vectorise: bool) -> dict[Tensor, Tensor]:
-        """Each parameter's rows (o, n, *shape) by way of w, from those of w, (o, n, *w.shape)."""
+    def pulled_back(
+        self, rows: Tensor, parameters: Sequence[Tensor], vectorise: bool, part: slice = WHOLE
+    ) -> list[Tensor]:
+        """The rows of some of its parameters by way of w.
+
+        Args:
+            rows: Of w, (o, n, *w.shape).
+            parameters: Whose.
+            vectorise: Whether torch.func.vmap may be used.
+            part: Of the parameters' leading dimension.
+
+        Returns:
+            For each, (o, n, *shape), the leading dimension cut to ``part``.
+        """
         cotangents = rows.flatten(0, 1).to(self._output.dtype)
-        columns = in_portions(self.edge, self.parameters, cotangents, vectorise)
-        return {p: c.view(*rows.shape[:2], *p.shape) for p, c in zip(self.parameters, columns, strict=True)}
+        columns = in_portions(self.edge, parameters, cotangents, vectorise, part)
+        return [torch.unflatten(column, 0, rows.shape[:2]) for column in columns]
+
+    def row_bytes(self, rows: Rows) -> int:
+        """Of the rows of w."""
+        entries: int = rows.total * math.prod(self._output.shape)
+        return entries * int(self._output.dtype.itemsize)
 
     @property
     def choice(self) -> Choice:
@@ -68,14 +89,30 @@ class Derived:
         parameters: Those, in an order that does not change from step to step.
         uses: Of one of them, or of a tensor that plays a parameter, in layers; with layouts.
         sources: What plays a parameter -> the computed tensor it stands for.
+        normalized: Those of the players that are weights under weight normalization.
+        relabelled: Those that are entries of a parameter, and are used by layers with blocks of their own.
+        formed: Those of the parameters of which explicit rows are formed: all that serve other players.
+        kept: Those of which they are kept.
+        too_large: Parameters that could be served, were the rows of a computed tensor not too many for the memory.
     """
 
     parameters: Set[Tensor] = frozenset()
     uses: Sequence[tuple[Use, Layout]] = ()
     sources: Mapping[Tensor, Source] = field(default_factory=dict)
+    normalized: Set[Tensor] = frozenset()
+    relabelled: Mapping[Tensor, Relabelling] = field(default_factory=dict)
+    formed: Sequence[Tensor] = ()
+    kept: Sequence[Tensor] = ()
+    too_large: Set[Tensor] = frozenset()
+
+    def has_rows(self, player: Tensor) -> bool:
+        """Whether explicit rows of it are formed, to be pulled back."""
+        return player in self.sources and player not in self.normalized and player not in self.relabelled
 
 
-def derive(residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Tensor], rows: Rows) -> Derived:
+def derive(
+    residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Tensor], rows: Rows, memory: RowMemory
+) -> Derived:
     """Finds which parameters can be served in this way, and how.
 
     Args:
@@ -83,6 +120,7 @@ def derive(residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Ten
         wanted: Those of the parameters that no rule serves directly.
         parameters: All of them.
         rows: The shape of the residuals.
+        memory: For explicit rows.
     """
     root = residuals.grad_fn
     assert root is not None
@@ -113,14 +151,49 @@ def derive(residuals: Tensor, wanted: Iterable[Tensor], parameters: Iterable[Ten
             else:
                 found.append((player, own, layout))
 
-    kept = [(p, use, layout) for p, use, layout in found if not failed.issuperset(known.served_by(p))]
+    derived = _without(failed, found, known)
+    too_large = {
+        p
+        for player, source in derived.sources.items()
+        if derived.has_rows(player) and source.row_bytes(rows) > memory.left
+        for p in source.parameters
+    }
+    if too_large:
+        derived = _without(failed | too_large, found, known)
+    return replace(derived, kept=memory.kept(derived.formed, rows), too_large=too_large)
+
+
+def _without(failed: Set[Tensor], uses: Sequence[tuple[Tensor, Use, Layout]], known: "_Players") -> Derived:
+    """What is served, where some parameters are left to others."""
+    left = [(p, use, layout) for p, use, layout in uses if not failed >= set(known.served_by(p))]
     sources = {
         p: Source(known.edges[p], tuple(served for served in known.served_by(p) if served not in failed))
-        for p, _, _ in kept
+        for p, _, _ in left
         if p in known.edges
     }
-    served = dict.fromkeys(q for p, _, _ in kept for q in known.served_by(p) if q not in failed)
-    return Derived(served.keys(), [(use, layout) for _, use, layout in kept], sources)
+    served = dict.fromkeys(q for p, _, _ in left for q in known.served_by(p) if q not in failed)
+    uses_of: dict[Tensor, list[Use]] = {}
+    for player, use, _ in left:
+        uses_of.setdefault(player, []).append(use)
+    ways: dict[Tensor, list[Tensor]] = {}
+    for player in uses_of:
+        for p in known.served_by(player):
+            ways.setdefault(p, []).append(player)
+    normalized = {
+        player
+        for player, source in sources.items()
+        if all(len(ways[p]) == 1 for p in source.parameters)
+        and weight_norm.applies(source.edge.node, source.parameters, uses_of[player])
+    }
+    relabelled: dict[Tensor, Relabelling] = {}
+    for p in served:
+        labels = {w: relabelling(known.edges[w]) for w in ways[p] if w in known.edges and kind(w, uses_of[w])}
+        found = {w: label for w, label in labels.items() if label is not None}
+        if len(found) == len(ways[p]) and apart(found.values()):
+            relabelled |= found
+    without_rows = {*normalized, *relabelled}
+    formed = [p for p in served if without_rows.isdisjoint(ways[p])]
+    return Derived(served.keys(), [(use, layout) for _, use, layout in left], sources, normalized, relabelled, formed)
 
 
 class _Players(Parameters):

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from .capture import something_to_train
 from .choice import Choose
+from .jacobian import Jacobian
 from .linearizer import Linearizer
 from .model import call
 from .precision import FullPrecision
+from .rules.recomputed import RecomputedBlock
 from .settings import ROW_MEMORY_GIB
 
 __all__ = ["Explanation", "Share", "explain"]
@@ -96,11 +98,22 @@ def explain(
         for plan in block.plans():
             reasons = [jacobian.generic[p] for p in plan.parameters if p in jacobian.generic]
             ways = [f"{way.way}, {way.why}" for p in plan.parameters for way in jacobian.chosen.get(p, ())]
-            rule, why = ("generic", _joined(reasons)) if reasons else (plan.rule, _joined([plan.why, *ways]))
+            rule, why = plan.rule, _joined([plan.why, *ways])
+            if reasons:
+                rule, why = rule.replace("explicit rows", "generic"), _joined(reasons)
             shares.append(Share(_names(plan.parameters, names), rule, why, plan.flops, plan.memory))
-    structured = any(p not in jacobian.generic for block in jacobian.blocks for p in block.parameters)
-    passes = (rows.outputs if structured else 0) + (rows.total if jacobian.generic else 0)
-    return Explanation(rows.samples, rows.outputs, passes, tuple(shares))
+    return Explanation(rows.samples, rows.outputs, _backward_passes(jacobian), tuple(shares))
+
+
+def _backward_passes(jacobian: Jacobian) -> int:
+    """Up to the Gram matrix: one for each output serves all structured rules, one for each row the generic rule, which
+    makes several rounds of them where its rows are not kept.
+    """
+    generic = [block for block in jacobian.blocks if block.parameters[0] in jacobian.generic]
+    not_kept = [block for block in generic if isinstance(block, RecomputedBlock)]
+    rounds = sum(block.times for block in not_kept) + (len(generic) > len(not_kept))
+    structured = len(generic) < len(jacobian.blocks)
+    return rounds * jacobian.rows.total + (jacobian.rows.outputs if structured else 0)
 
 
 def _names(parameters: tuple[Tensor, ...], names: dict[Tensor, str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from .capture import something_to_train
 from .linearizer import Linearizer
 from .model import call
 from .precision import FullPrecision
+from .settings import ROW_MEMORY_GIB
 
 __all__ = ["gram"]
 
@@ -34,4 +35,4 @@ def gram(model: nn.Module, inputs: object) -> Tensor:
     with torch.enable_grad():
         outputs = call(model, inputs)
     with torch.no_grad(), FullPrecision(outputs.device.type):
-        return Linearizer(keep_bytes=0)(outputs, parameters).gram()  # rows are needed once
+        return Linearizer(ROW_MEMORY_GIB * 2**30, once=True)(outputs, parameters).gram()

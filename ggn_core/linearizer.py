@@ -18,11 +18,13 @@ from .layout import layouts_by_proof, layouts_by_test
 from .residuals import as_rows, check_finite
 from .rules import Block, Layout, Rows, Use
 from .rules.generic import generic_blocks
+from .rules.recomputed import RowMemory
 
 __all__ = ["Linearizer"]
 
 REMEMBERED = 64  # graphs
 
+TOO_LARGE = "the rows of a tensor computed from it would take more memory than allowed"
 MIXED = "samples meet, or run in no known order, between its layer and the residuals"
 
 
@@ -34,14 +36,19 @@ class Linearizer:
 
     Args:
         keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
+        once: Whether the rows are needed for one thing only, such as the Gram matrix: then those that a structured rule
+            forms are not kept.
         by_values: Whether values may decide, which makes the device wait: without, NaN and infinity go through, and
             uses about which nothing can be proved are left to the generic rule untested.
         choose: Chooses between ways to the same rows or products.
     """
 
-    def __init__(self, keep_bytes: float = math.inf, *, by_values: bool = True, choose: Choose = "auto") -> None:
+    def __init__(
+        self, keep_bytes: float = math.inf, *, once: bool = False, by_values: bool = True, choose: Choose = "auto"
+    ) -> None:
         self._choose = Chooser(choose)
         self._keep_bytes = keep_bytes
+        self._once = once
         self._by_values = by_values
         self._on_the_way = True  # whether rows may be formed while the backward pass goes on
         self._proofs: dict[object, tuple[Layout | None, ...]] = {}
@@ -66,11 +73,14 @@ class Linearizer:
         if self._by_values:
             check_finite(residuals)
         traced = trace(residuals, parameters)
-        served, derived, generic = self._served(residuals, traced, parameters, rows)
+        memory = RowMemory(self._keep_bytes)
+        served, derived, generic = self._served(residuals, traced, parameters, rows, memory)
         blocks: list[Block] = []
         if generic:
-            blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable)
-        step = self._taken(residuals, served, derived, rows, traced.vectorisable)
+            blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable, memory)
+        if self._once:
+            memory = RowMemory(0)  # the structured rules form anew, at little cost, whatever is needed again
+        step = self._taken(residuals, served, derived, rows, memory, traced.vectorisable)
         blocks += step.made(traced.vectorisable)
         return Jacobian(blocks, rows, generic, residuals.detach(), step.chosen)
 
@@ -80,11 +90,12 @@ class Linearizer:
         served: Sequence[tuple[Use, Layout]],
         derived: Derived,
         rows: Rows,
+        memory: RowMemory,
         vectorise: bool,
     ) -> Blocks:
         """The step's blocks, once they have taken the cotangents of all uses."""
-        begun = partial(Blocks, served, derived, rows, self._keep_bytes, self._choose, self._last_rows)
-        step = begun()
+        begun = partial(Blocks, served, derived, rows, choose=self._choose, last_rows=self._last_rows)
+        step = begun(RowMemory(memory.left))
         if not served:
             return step
         if self._on_the_way and rows.outputs == 1 and step.forms_rows and residuals.device.type == "cpu":
@@ -93,14 +104,14 @@ class Linearizer:
                 return step
             except CheckpointError:  # what is checkpointed can be looked at once in a pass
                 self._on_the_way = False
-                step = begun()
+                step = begun(memory)
         cotangents = self._cotangents(residuals, [use for use, _ in served], rows, vectorise)
         for (_, visit), cotangent in zip(step.visits(), cotangents, strict=True):
             visit(cotangent)
         return step
 
     def _served(
-        self, residuals: Tensor, traced: Trace, parameters: Mapping[Tensor, str], rows: Rows
+        self, residuals: Tensor, traced: Trace, parameters: Mapping[Tensor, str], rows: Rows, memory: RowMemory
     ) -> tuple[list[tuple[Use, Layout]], Derived, dict[Tensor, str]]:
         """The uses in which samples keep apart, with layouts; those by way of computed tensors are among them.
 
@@ -115,7 +126,7 @@ class Linearizer:
             proofs = self._proofs[key] = layouts_by_proof(residuals, traced.uses, rows)
         found = list(zip(traced.uses, proofs, strict=True))
         generic = traced.generic | _of_unknown(found)
-        derived = derive(residuals, generic, parameters, rows) if generic else Derived()
+        derived = derive(residuals, generic, parameters, rows, memory) if generic else Derived()
         found = _without(found, derived.parameters)
         untested = [use for use, layout in found if layout is None]
         if untested and self._by_values:
@@ -124,6 +135,7 @@ class Linearizer:
         mixed = _of_unknown(found)
         served = [(use, layout) for use, layout in _without(found, mixed) if layout is not None]
         generic = {p: reason for p, reason in traced.generic.items() if p not in derived.parameters} | mixed
+        generic |= dict.fromkeys((p for p in generic if p in derived.too_large), TOO_LARGE)
         return served + list(derived.uses), derived, generic
 
     @staticmethod

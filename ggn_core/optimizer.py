@@ -69,10 +69,10 @@ class GGN(torch.optim.Optimizer):
         search: ``Armijo`` or ``LevenbergMarquardt``: evaluates the closure again, without gradients, to decide about
             the step's length, damping and acceptance. It holds two more copies of the parameters. None takes every
             step in full.
-        row_memory_gib: What may be kept, from Gram to update, of the explicit rows that convolutions and normalization
-            layers have: n·o for each weight. Beyond, rows are formed twice, and at most 256 MiB of them exist at a
-            time; the smallest weights' rows are kept first. On a CPU what is kept stays until the next step replaces
-            it, which spares the system from finding the memory again.
+        row_memory_gib: What may be kept, from Gram to update, of the explicit rows that convolutions, normalization
+            layers and the generic rule have: n·o for each weight. Beyond, rows are formed twice, and at most 256 MiB of
+            them exist at a time; the smallest weights' rows are kept first. On a CPU what is kept stays until the next
+            step replaces it, which spares the system from finding the memory again.
         capturable: Whether a CUDA graph may record steps: nothing on the way looks at a value, so the GPU is never
             waited for. What is not finite then leaves the parameters as they are instead of raising, and ``accepted``
             in ``info`` says so; uses that only a test could show to keep samples apart go through the generic rule.

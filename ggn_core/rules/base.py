@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Use", "cut",
-    "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
+    "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Seen", "Use",
+    "cut",    "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -214,6 +214,10 @@ class Use(Protocol):
         Returns:
             (o, n, *parameter.shape), the leading dimension cut to ``part``.
         """
+
+
+# A use with its cotangent (o, *z.shape) and the layout of z.
+Seen = tuple[Use, Tensor, Layout]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
@@ -167,10 +168,16 @@ def _division(node: Node, edges: Edges, parameters: Parameters) -> ElementwiseUs
     return _use(
         node,
         (
-            (0, above, _trailing(seen_above, shape), lambda: _same_dtype(saved(node, "other").reciprocal(), above)),
+            (0, above, _trailing(seen_above, shape), lambda: _reciprocal(saved(node, "other"), above)),
             (1, below, _trailing(seen_below, shape), slope_below),
         ),
     )
+
+
+def _reciprocal(divisor: Tensor, parameter: Tensor | None) -> Tensor:
+    # Not divisor.reciprocal(): where a number was divided by, that has the default dtype.
+    dtype = divisor.dtype if parameter is None else parameter.dtype
+    return _same_dtype(torch.ones((), dtype=dtype, device=divisor.device) / divisor, parameter)
 
 
 def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The generic rule: row r of the Jacobian is the gradient of residual r, by vectorised backward passes.
 
-It asks nothing of the layers, not even that samples be independent, and costs n·o backward passes.
+It asks nothing of the layers, not even that samples be independent, and costs n·o backward passes; where its rows are
+too many to keep, n·o for each part of them that may exist at once, and as many again for the update.
 """
 
 from collections.abc import Sequence
@@ -9,17 +10,27 @@ import torch
 from torch import Tensor
 
 from ..backward import in_portions
-from .base import Rows
-from .dense import DenseBlock, dense_blocks
+from .base import WHOLE, Block, Rows
+from .dense import dense_blocks
+from .recomputed import RecomputedBlock, RowMemory, grouped
 
 __all__ = ["generic_blocks"]
 
 
-def generic_blocks(residuals: Tensor, parameters: Sequence[Tensor], rows: Rows, vectorise: bool) -> list[DenseBlock]:
+def generic_blocks(
+    residuals: Tensor, parameters: Sequence[Tensor], rows: Rows, vectorise: bool, memory: RowMemory
+) -> list[Block]:
     """The blocks of ``parameters``; the graph of ``residuals`` is kept."""
-    # One cotangent a residual, output-major: (n o, n o) -> (n, o, ...) -> (o, n, ...) -> (o n, ...)
-    identity = torch.eye(rows.total, dtype=residuals.dtype, device=residuals.device)
-    basis = identity.view(rows.samples, rows.outputs, -1).transpose(0, 1).reshape(-1, *residuals.shape)
-    gradients = in_portions(residuals, parameters, basis, vectorise)
-    jacobian = [torch.unflatten(gradient, 0, (rows.outputs, rows.samples)) for gradient in gradients]
-    return dense_blocks(parameters, jacobian)
+
+    def form(parameters: Sequence[Tensor], part: slice) -> list[Tensor]:
+        # One cotangent a residual, output-major: (n o, n o) -> (n, o, ...) -> (o, n, ...) -> (o n, ...)
+        identity = torch.eye(rows.total, dtype=residuals.dtype, device=residuals.device)
+        basis = identity.view(rows.samples, rows.outputs, -1).transpose(0, 1).reshape(-1, *residuals.shape)
+        gradients = in_portions(residuals, parameters, basis, vectorise, part)
+        return [torch.unflatten(gradient, 0, (rows.outputs, rows.samples)) for gradient in gradients]
+
+    kept = memory.kept(parameters, rows)
+    blocks: list[Block] = [*dense_blocks(kept, form(kept, WHOLE))] if kept else []
+    others = set(parameters).difference(kept)
+    groups = grouped([p for p in parameters if p in others], rows.total)
+    return blocks + [RecomputedBlock(group, form, rows) for group in groups]

@@ -9,7 +9,7 @@ Since u_r is a unit vector, v's share of the Gram matrix is that of a linear lay
 Σ_r c_r² q_ir q_jr; and that of s is Σ_r q_ir q_jr.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .base import WHOLE, Layout, Plan, Rows, Use, cut, is_leaf, saved
 from .linear import LinearUse
 from .linear_blocks import LinearBlock
 
-__all__ = ["WeightNormBlock", "block"]
+__all__ = ["WeightNormBlock", "applies", "block"]
 
 
 class WeightNormBlock:
@@ -86,33 +86,29 @@ class WeightNormBlock:
         return (v.flatten() @ self._q.flatten(0, 1)).unsqueeze(1)
 
 
-def block(
-    node: Node,
-    parameters: Sequence[Tensor],
-    uses: Sequence[tuple[Use, Tensor, Layout]],
-    rows: Rows,
-    choose: Chooser,
-) -> WeightNormBlock | None:
-    """The block of the parameters of a computed weight; None if that is not such a one, or used in other ways.
+def applies(node: Node, parameters: Sequence[Tensor], uses: Iterable[Use]) -> bool:
+    """Whether a computed weight is such a one, of exactly those parameters, and has no other uses."""
+    if node.name() != "WeightNormInterfaceBackward0" or saved(node, "dim") != 0:
+        return False
+    leaves = _leaves(node)
+    products = all(isinstance(use, LinearUse) and use.weight is not None and not use.flipped for use in uses)
+    return len(leaves) == 2 and set(leaves) == set(parameters) and products
+
+
+def block(node: Node, uses: Sequence[tuple[Use, Tensor, Layout]], rows: Rows, choose: Chooser) -> WeightNormBlock:
+    """The block of the parameters of such a weight.
 
     Args:
         node: Computes the weight.
-        parameters: Below it, all of those to serve.
         uses: Of the weight, with cotangents and layouts.
         rows: The shape of the residuals.
         choose: Chooses between the ways to the Gram matrix of several positions.
     """
-    if node.name() != "WeightNormInterfaceBackward0" or saved(node, "dim") != 0:
-        return None
-    leaves = [child.variable for child, _ in node.next_functions if child is not None and is_leaf(child)]  # type: ignore[attr-defined]
-    products = [
-        (use, g, layout)
-        for use, g, layout in uses
-        if isinstance(use, LinearUse) and use.weight is not None and not use.flipped
-    ]
-    if len(leaves) < 2 or set(leaves) != set(parameters) or len(products) < len(uses):
-        return None
-    v, s = leaves
-    factors = [linear_blocks.factors(*use, False) for use in products]
+    v, s = _leaves(node)
+    factors = [linear_blocks.factors(use, g, layout, False) for use, g, layout in uses if isinstance(use, LinearUse)]
     layer = linear_blocks.block(factors, v, None, False, rows, choose)
     return WeightNormBlock(layer, v, s, saved(node, "result1"))
+
+
+def _leaves(node: Node) -> list[Tensor]:
+    return [child.variable for child, _ in node.next_functions if child is not None and is_leaf(child)]  # type: ignore[attr-defined]

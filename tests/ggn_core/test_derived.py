@@ -1,5 +1,7 @@
 """Parameters served through tensors that are computed from them; cases.py holds the architectures."""
 
+import math
+
 import pytest
 import torch
 from cases import CASES, Case
@@ -15,6 +17,7 @@ from ggn_core.reference import dense_gram
 from ggn_core.residuals import as_rows
 from ggn_core.rules import Parameters
 from ggn_core.rules.linear import LinearUse
+from ggn_core.rules.recomputed import RowMemory
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
@@ -103,7 +106,7 @@ def test_an_input_that_is_a_parameter_is_copied() -> None:
     model = case.model(1)
     residuals, parameters = model(torch.randn(6, 4)), named_trainable(model)
     v = model.layer.parametrizations.weight.original1
-    ((use, _),) = derive(residuals, [v], parameters, as_rows(residuals)).uses
+    ((use, _),) = derive(residuals, [v], parameters, as_rows(residuals), RowMemory(math.inf)).uses
     assert isinstance(use, LinearUse)
     assert use.activation is not None
     assert not Parameters(parameters).share_memory_with(use.activation)

@@ -10,8 +10,6 @@ from ggn_core import GGN, gram
 from ggn_core.capture import named_trainable
 from ggn_core.linearizer import Linearizer
 from ggn_core.reference import dense_gram, dense_jacobian, dense_step
-from ggn_core.rules import recomputed
-from ggn_core.rules.base import Rows
 
 TOLERANCE = 1e-10
 
@@ -45,43 +43,6 @@ def test_step_equals_the_dense_one(case: Case, outputs: int) -> None:
     before, change = flat(model), dense_step(model, inputs, targets, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, damping=0.3).step(lambda: model(inputs) - targets)
     assert relative_error(flat(model) - before, change) < TOLERANCE
-
-
-@pytest.mark.parametrize("at_once", [1, recomputed.BYTES_AT_ONCE], ids=["in-parts", "whole"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_rows_that_are_not_kept_give_the_same_jacobian(
-    case: Case, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recomputed, "BYTES_AT_ONCE", at_once)
-    model, inputs = _build(case, 5, 2)
-    names, outputs = named_trainable(model), model(inputs)
-    with torch.no_grad():
-        kept, anew = Linearizer()(outputs, names), Linearizer(keep_bytes=0)(outputs, names)
-        v = torch.randn(outputs.numel(), dtype=outputs.dtype)
-        expected = kept.transposed(v)
-        before = {p: p.clone() for p in names}
-        found = [anew.gram(), anew.product(expected), *(anew.transposed(v)[p] for p in names)]
-        wanted = [kept.gram(), kept.product(expected), *(expected[p] for p in names)]
-        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
-        anew.add_transposed_(v, 1.0)
-        torch.testing.assert_close([p - before[p] for p in names], [expected[p] for p in names], rtol=1e-8, atol=1e-8)
-
-
-def test_a_weight_too_large_at_once_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many rows there are, no more of them exist than the limit allows."""
-    formed: list[slice] = []
-
-    def form(part: slice) -> Tensor:
-        formed.append(part)
-        return torch.ones(2, 3, *torch.empty(7, 4)[part].shape)
-
-    weight = nn.Parameter(torch.zeros(7, 4))
-    block = recomputed.RecomputedBlock(weight, form, Rows(samples=3, outputs=2))
-    monkeypatch.setattr(recomputed, "BYTES_AT_ONCE", 6 * 4 * 4 * 3)  # six rows, of three leading entries each
-    gram = torch.zeros(6, 6)
-    block.add_gram_(gram)
-    assert formed == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert torch.equal(gram.tril(), torch.full((6, 6), 28.0).tril())
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -37,9 +37,9 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     served: set[str] = set()
     honest = linearizer.generic_blocks
 
-    def spy(residuals, parameters, rows, vectorise):  # type: ignore[no-untyped-def]
+    def spy(residuals, parameters, *others):  # type: ignore[no-untyped-def]
         served.update(names[p] for p in parameters)
-        return honest(residuals, parameters, rows, vectorise)
+        return honest(residuals, parameters, *others)
 
     monkeypatch.setattr(linearizer, "generic_blocks", spy)
     Linearizer()(model(inputs.double() if inputs.is_floating_point() else inputs), names)

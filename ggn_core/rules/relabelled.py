@@ -1,0 +1,235 @@
+"""Weights that are entries of a parameter, in another order or shape, perhaps times a number: no explicit rows.
+
+Let w = c R θ, where R takes entries of θ, each once, so that R Rᵀ = 1. With J_w the rows of w, those of θ are
+
+    J_θ     = c J_w R
+    J_θ J_θᵀ = c² J_w J_wᵀ
+    J_θᵀ v   = Rᵀ (c J_wᵀ v)
+
+So θ has the block that w would have as a parameter, with cotangents times c, and what that gives is put back by w's
+own backward pass, which multiplies by c Rᵀ. Where several w_k take different entries of θ, R_k R_lᵀ = 0, and their
+shares add up. Layers in the NTK parametrization, w = θ / √d, are such, and the weights of ``einsum``, stacks of weights
+taken apart, and networks whose weights are cut from one vector.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from ..backward import backward_passes, in_portions
+from .base import RESHAPING, WHOLE, Block, Edge, Plan, is_leaf, saved
+
+__all__ = ["RelabelledBlock", "Relabelling", "apart", "relabelling"]
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """How w is made of θ.
+
+    Attributes:
+        parameter: θ.
+        scale: c.
+        path: The outputs of nodes from θ to w; the last is w.
+    """
+
+    parameter: Tensor
+    scale: float
+    path: tuple[Edge, ...]
+
+    def put_back(self, part: Tensor) -> Tensor:
+        """Rᵀ u, for u of w's shape."""
+        (back,) = backward_passes(self._edge, [self.parameter], (part / self.scale).unsqueeze(0))
+        return back.squeeze(0)
+
+    def rows_put_back(self, rows: Tensor, part: slice) -> Tensor:
+        """(o, n, *w.shape) -> (o, n, *θ.shape), the leading dimension of θ cut to ``part``."""
+        cotangents = rows.flatten(0, 1) / self.scale
+        (columns,) = in_portions(self._edge, [self.parameter], cotangents, vectorise=True, part=part)
+        return torch.unflatten(columns, 0, rows.shape[:2])
+
+    def taken(self, direction: Tensor) -> Tensor:
+        """R u, for u of θ's shape: what multiplies by c Rᵀ is linear, and its own backward pass multiplies by c R."""
+        node, number = self.path[-1]
+        assert node is not None
+        shape = tuple(node._input_metadata[number].shape)
+        with torch.enable_grad():
+            anywhere = direction.new_zeros(shape, requires_grad=True)
+            (back,) = torch.autograd.grad(self._edge, self.parameter, anywhere, retain_graph=True, create_graph=True)
+            (taken,) = torch.autograd.grad(back, anywhere, direction / self.scale)
+        return taken
+
+    @property
+    def _edge(self) -> GradientEdge:
+        node, number = self.path[-1]
+        assert node is not None
+        return GradientEdge(node, number)
+
+
+class RelabelledBlock:
+    """The Jacobian of parameters of which layers use entries.
+
+    Args:
+        blocks: Of the weights w, with cotangents times c; of one dtype.
+        labels: Of each w.
+    """
+
+    def __init__(self, blocks: Sequence[Block], labels: Mapping[Tensor, Relabelling]):
+        self._blocks, self._labels = blocks, labels
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(dict.fromkeys(self._labels[w].parameter for block in self._blocks for w in block.parameters))
+
+    def plans(self) -> list[Plan]:
+        plans = [plan for block in self._blocks for plan in block.plans()]
+        return [replace(plan, parameters=tuple(self._labels[w].parameter for w in plan.parameters)) for plan in plans]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._blocks[0].dtype
+
+    def add_gram_(self, gram: Tensor) -> None:
+        for block in self._blocks:
+            block.add_gram_(gram)
+
+    def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        summed: dict[Tensor, Tensor] = {}
+        for block in self._blocks:
+            for w, part in block.transposed(v):
+                label = self._labels[w]
+                back = label.put_back(part)
+                summed[label.parameter] = summed[label.parameter].add_(back) if label.parameter in summed else back
+        return list(summed.items())
+
+    def add_transposed_(self, v: Tensor, alpha: float) -> None:
+        for parameter, part in self.transposed(v):
+            parameter.add_(part, alpha=alpha)
+
+    def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
+        shares = [
+            self._labels[w].rows_put_back(block.explicit_rows(w), part)
+            for block in self._blocks
+            for w in block.parameters
+            if self._labels[w].parameter is parameter
+        ]
+        return sum(shares[1:], start=shares[0])
+
+    def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
+        products = []
+        for block in self._blocks:
+            labels = {w: self._labels[w] for w in block.parameters}
+            products.append(block.product({w: label.taken(direction[label.parameter]) for w, label in labels.items()}))
+        return sum(products[1:], start=products[0])
+
+
+def relabelling(edge: GradientEdge) -> Relabelling | None:
+    """How the tensor at an edge of the graph is made of a parameter, if it is so made."""
+    scale, path = 1.0, []
+    at: Edge = (edge.node, edge.output_nr)
+    while (node := at[0]) is not None and not is_leaf(node):
+        factor = FACTORS.get(node.name())
+        inputs = [child for child in node.next_functions if child[0] is not None]
+        number = None if factor is None else factor(node)
+        if number is None or len(inputs) != 1:
+            return None
+        scale *= number
+        path.append(at)
+        (at,) = inputs
+    if node is None or not 0 < abs(scale) < math.inf:
+        return None
+    return Relabelling(node.variable, scale, tuple(reversed(path)))  # type: ignore[attr-defined]
+
+
+def apart(labels: Iterable[Relabelling]) -> bool:
+    """Whether relabellings of one parameter certainly take different entries of it, any two of them."""
+    return all(_apart(a.path, b.path) for a, b in combinations(labels, 2))
+
+
+def _apart(one: Sequence[Edge], other: Sequence[Edge]) -> bool:
+    for (node, number), (another, another_number) in zip(one, other, strict=False):
+        assert node is not None
+        assert another is not None
+        if node == another and number == another_number:
+            continue  # so far they are the same
+        if node == another:
+            return True  # two outputs of one node that takes a tensor apart
+        return _meet_nowhere(node, another)
+    return False
+
+
+def _meet_nowhere(node: Node, other: Node) -> bool:
+    """Whether two nodes take different entries of one tensor, along one dimension."""
+    cuts = TAKING.get(node.name()), TAKING.get(other.name())
+    if cuts[0] is None or cuts[1] is None:
+        return False
+    (axis, first), (other_axis, second) = cuts[0](node), cuts[1](other)
+    return axis == other_axis and (first.stop <= second.start or second.stop <= first.start)
+
+
+def _selected(node: Node) -> tuple[int, range]:
+    sizes = saved(node, "self_sym_sizes")
+    axis = _counted(saved(node, "dim"), len(sizes))
+    index = _counted(saved(node, "index"), sizes[axis])
+    return axis, range(index, index + 1)
+
+
+def _sliced(node: Node) -> tuple[int, range]:
+    sizes = saved(node, "self_sym_sizes")
+    axis = _counted(saved(node, "dim"), len(sizes))
+    start, end = (_counted(saved(node, name), sizes[axis]) for name in ("start", "end"))
+    return axis, range(start, end)
+
+
+def _counted(index: int, size: int) -> int:
+    """From the front; negative numbers, which count from the back, are stored as unsigned ones."""
+    index = index - 2**64 if index >= 2**63 else index
+    return index + size if index < 0 else index
+
+
+def _one(node: Node) -> float:
+    return 1.0
+
+
+def _multiplied(node: Node) -> float | None:
+    other = saved(node, "other")
+    return _number(other if other is not None else saved(node, "self"))
+
+
+def _divided(node: Node) -> float | None:
+    divisor = _number(saved(node, "other"))
+    return 1 / divisor if divisor else None
+
+
+def _number(factor: Tensor | None) -> float | None:
+    """A number, which torch stores as a tensor; one on a GPU is not waited for."""
+    if factor is None or factor.dim() or factor.device.type != "cpu" or factor.is_complex():
+        return None
+    number: Any = factor.tolist()  # float(factor) fails where a dispatch mode is on, which is handed a plain number
+    return float(number)
+
+
+# What takes a part of a tensor, in one piece along one dimension -> that.
+TAKING: dict[str, Callable[[Node], tuple[int, range]]] = {"SelectBackward0": _selected, "SliceBackward0": _sliced}
+
+# What gives entries of its one input, each once, times a number -> that number.
+FACTORS: dict[str, Callable[[Node], float | None]] = {
+    **dict.fromkeys(RESHAPING, _one),
+    **dict.fromkeys(TAKING, _one),
+    "PermuteBackward0": _one,
+    "TBackward0": _one,
+    "TransposeBackward0": _one,
+    "TransposeBackward1": _one,
+    "CloneBackward0": _one,
+    "UnbindBackward0": _one,
+    "SplitBackward0": _one,
+    "SplitWithSizesBackward0": _one,
+    "NegBackward0": lambda node: -1.0,
+    "MulBackward0": _multiplied,
+    "DivBackward0": _divided,
+}
