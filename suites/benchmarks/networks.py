@@ -66,6 +66,13 @@ class _Ensemble(nn.Module):
         return torch.bmm(hidden, self.second).squeeze(2).T
 
 
+class _Scaled(nn.Linear):
+    """A layer in the NTK parametrization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight / self.in_features**0.5, self.bias)
+
+
 class _Power(nn.Module):
     """(1 + x²)^exponent, a use that no rule recognises."""
 
@@ -132,6 +139,10 @@ RULES: dict[str, Make] = {
     "weight norm": (
         lambda: [weight_norm(nn.Linear(INPUTS, 64)), nn.Tanh(), weight_norm(nn.Linear(64, 64)), nn.Tanh(),
                  nn.Linear(64, 1)],
+        _vectors,
+    ),
+    "relabelled": (
+        lambda: [_Scaled(INPUTS, 64), nn.Tanh(), _Scaled(64, 64), nn.Tanh(), nn.Linear(64, 1)],
         _vectors,
     ),
     "derived": (
