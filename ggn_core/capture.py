@@ -111,8 +111,6 @@ def trace(residuals: Tensor, parameters: dict[Tensor, str], *, by_sample: bool =
     root = residuals.grad_fn
     assert root is not None
     for parameter, name in parameters.items():
-        if parameter.is_complex():
-            raise UnsupportedError(f"the parameter '{name}' is complex; only real parameters are supported")
         if parameter._backward_hooks:
             raise UnsupportedError(
                 f"the parameter '{name}' has a gradient hook, which a Jacobian cannot honour; remove it"

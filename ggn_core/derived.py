@@ -225,7 +225,8 @@ class _Players(Parameters):
             return None
         if edge not in self._players:
             output = node._input_metadata[number]
-            if not output.dtype.is_floating_point or output.dtype in HALF:  # the latter would round the rows
+            numbers = output.dtype.is_floating_point or output.dtype.is_complex
+            if not numbers or output.dtype in HALF:  # the latter would round the rows
                 return None
             # Its shape, dtype and device; the rules ask for no values.
             player = torch.empty((), dtype=output.dtype, device=output.device).expand(tuple(output.shape))

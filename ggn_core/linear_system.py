@@ -15,6 +15,7 @@ from .errors import UnsupportedError
 from .jacobian import Jacobian
 from .nystrom import Nystrom, approximate
 from .operator import GramOperator
+from .rules.base import as_real
 from .rules.triangle import mirrored
 from .solve import Solution, solve_damped
 from .workspace import Workspace
@@ -178,7 +179,7 @@ class MatrixFreeSystem:
         return torch.cat([self._columns(part) for part in torch.split(v, COLUMNS_AT_ONCE, 1)], 1)
 
     def squared_norm(self, v: Tensor) -> Tensor:
-        return torch.stack([part.double().square().sum() for part in self.transposed(v).values()]).sum()
+        return torch.stack([as_real(part).double().square().sum() for part in self.transposed(v).values()]).sum()
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         return self._weighted(self._operator.product([direction[p] for p in self._parameters]).double())

@@ -8,23 +8,25 @@ from torch.func import functional_call, jacrev
 
 from .capture import named_trainable
 from .model import call
+from .rules.base import as_real
 
 __all__ = ["dense_gram", "dense_jacobian", "dense_step"]
 
 
 def dense_jacobian(model: nn.Module, inputs: object) -> Tensor:
     """J of shape (n·o, P): outputs in the order of ``model(inputs).reshape(-1)``, parameters in that of
-    ``model.named_parameters()``, trainable ones only.
+    ``model.named_parameters()``, trainable ones only, complex ones as pairs of real ones.
     """
     # A copy: functional_call does not put back the parameters of a module that the model holds twice (torch 2.13).
     model = copy.deepcopy(model)
-    parameters = {name: p.detach() for p, name in named_trainable(model).items()}
+    trainable = {name: p for p, name in named_trainable(model).items()}
 
     def outputs(p: dict[str, Tensor]) -> Tensor:
-        result: Tensor = functional_call(model, p, *_arguments(inputs))
+        values = {name: torch.view_as_complex(v) if trainable[name].is_complex() else v for name, v in p.items()}
+        result: Tensor = functional_call(model, values, *_arguments(inputs))
         return result.reshape(-1)
 
-    jacobian = jacrev(outputs)(parameters)  # {name: (n·o, *shape)}
+    jacobian = jacrev(outputs)({name: as_real(p.detach()) for name, p in trainable.items()})  # {name: (n·o, *shape)}
     return torch.cat([rows.reshape(rows.shape[0], -1) for rows in jacobian.values()], 1)
 
 

@@ -200,6 +200,11 @@ def _permuted(node: Node, axis: int, out: Shape, position: int, shape: Shape) ->
     return _dimensions(node, ("dims",), len(out))[axis]
 
 
+def _in_pairs(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
+    """Complex numbers as pairs of real ones, in a last dimension more, or these as complex numbers."""
+    return axis if axis < min(len(out), len(shape)) else None
+
+
 def _padded(node: Node, axis: int, out: Shape, position: int, shape: Shape) -> int | None:
     """Padding is given for the last dimensions first, two numbers each."""
     pad, pair = saved(node, "pad"), len(shape) - 1 - axis
@@ -243,7 +248,7 @@ ELEMENTWISE = (
     "Abs", "Sin", "Cos", "Sinh", "Cosh", "Atan", "Erf", "Relu", "Tanh", "Sigmoid", "Gelu", "Silu", "Mish", "Elu",
     "Softplus", "LeakyRelu", "LogSigmoid", "Hardtanh", "Hardswish", "Hardsigmoid", "Celu", "Clamp", "ClampMin",
     "ClampMax", "Maximum", "Minimum", "Where", "MaskedFill", "Lerp", "Addcmul", "PreluKernel", "NativeDropout",
-    "ToCopy", "Clone", "Expand",
+    "ToCopy", "Clone", "Expand", "Complex", "Polar", "Conj", "ConjPhysical", "Angle",
     # in the graphs of derivatives
     "TanhBackward", "SigmoidBackward", "GeluBackward", "SiluBackward", "MishBackward", "EluBackward",
     "SoftplusBackward", "ThresholdBackward", "LeakyReluBackward", "LogSigmoidBackward", "HardtanhBackward",
@@ -269,7 +274,9 @@ MATCHES: dict[str, Match] = {
     **_numbered(_product(0, 1), "Bmm"),
     **_numbered(_product(1, 1), "Baddbmm"),
     **_numbered(_along("dim"), *ALONG_ONE),
-    **_numbered(_along("dims"), "Flip"),
+    **_numbered(_along("dim"), "FftR2C", "FftC2R", "FftC2C"),
+    **_numbered(_along("dims"), "Flip", "Roll"),
+    **_numbered(_in_pairs, "ViewAsReal", "ViewAsComplex"),
     **_numbered(_reducing, *REDUCTIONS),
     **_numbered(_stack, "Stack"),
     **_numbered(_padded, "ConstantPadNd"),

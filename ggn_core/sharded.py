@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from .jacobian import Jacobian
 from .ranks import Ranks, padded_bytes
 from .rules import Block, Rows
-from .rules.base import WHOLE
+from .rules.base import WHOLE, as_real, in_shape_of
 from .rules.embedding import EmbeddingBlock
 from .rules.linear_blocks import LinearBlock
 from .rules.recomputed import BYTES_AT_ONCE
@@ -103,7 +103,7 @@ class ShardedJacobian(Jacobian):
         self._exchanged: dict[torch.dtype, list[Tensor]] = {}
         for _, p in sorted(parameters.items()):
             if p not in gathered:
-                self._exchanged.setdefault(p.dtype, []).append(p)
+                self._exchanged.setdefault(as_real(p).dtype, []).append(p)
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -146,9 +146,9 @@ class ShardedJacobian(Jacobian):
         own = self._others.transposed(v[start : start + self._local.rows.total])
         summed: dict[Tensor, Tensor] = {}
         for dtype, parameters in self._exchanged.items():
-            flat = self._ranks.sum_(torch.cat([own[p].to(dtype).reshape(-1) for p in parameters]))
-            parts = torch.split(flat, [p.numel() for p in parameters])
-            summed |= {p: part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
+            flat = self._ranks.sum_(torch.cat([as_real(own[p]).to(dtype).reshape(-1) for p in parameters]))
+            parts = torch.split(flat, [as_real(p).numel() for p in parameters])
+            summed |= {p: in_shape_of(p, part) for p, part in zip(parameters, parts, strict=True)}
         return summed
 
 
@@ -234,7 +234,7 @@ def _portions(parameters: Sequence[Tensor], columns: int) -> Iterator[list[tuple
     room = columns
     for parameter in parameters:
         leading = parameter.shape[0] if parameter.dim() else 1
-        width, start = max(1, parameter.numel() // max(1, leading)), 0
+        width, start = max(1, as_real(parameter).numel() // max(1, leading)), 0
         while start < leading:
             taken = min(leading - start, max(room // width, 0 if portion else 1))
             if taken:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from architectures import computed, layers, sharing
+from architectures import computed, fourier, layers, sharing
 from torch import Tensor, nn
 
 __all__ = ["CASES", "Case"]
@@ -184,6 +184,11 @@ CASES = [
     Case("stacked-weights", computed.Stack, _vectors),
     Case("one-vector", computed.OneVector, _vectors),
     Case("overlapping-weights", computed.Overlapping, _vectors),
+    # complex numbers
+    Case("filters", fourier.Filters, _vectors),
+    Case("fourier-operator", fourier.FourierOperator, lambda b: torch.randn(b, 5, 2)),
+    Case("complex-layers", fourier.ComplexLayers, _vectors),
+    Case("from-real-pairs", fourier.FromRealPairs, _vectors),
     # functions of the input that leave some samples without gradient
     Case(
         "dead-units",

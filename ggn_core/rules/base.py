@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
     "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Seen", "Use",
-    "cut",    "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
+    "as_real", "cut", "in_shape_of", "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -59,6 +59,21 @@ class Parameters:
     def _storages(self) -> frozenset[int]:
         # Sparse and other exotic tensors have no plain storage, and share none.
         return frozenset(p.untyped_storage().data_ptr() for p in self._all if p.layout == torch.strided)
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, in a last dimension more; the Gram matrix takes them for two parameters.
+
+    Of a complex parameter a + ib, autograd's gradient is ∂f/∂a + i ∂f/∂b.
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def in_shape_of(parameter: Tensor, entries: Tensor) -> Tensor:
+    """Real entries, in the order of ``as_real(parameter)``, as a tensor like the parameter."""
+    if not parameter.is_complex():
+        return entries.view(parameter.shape)
+    return torch.complex(*entries.view(*parameter.shape, 2).unbind(-1))
 
 
 def leaf(edge: Edge, parameters: Parameters) -> Tensor | None:

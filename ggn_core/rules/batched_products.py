@@ -69,6 +69,7 @@ class BatchedProductUse:
             shares.append(self.shift.jacobian_rows(parameter, cotangent, layout, part))
         if parameter is self.weight:
             g, a = (factor[..., part, :] for factor in self.factors(cotangent, layout))
+            a = a.conj()
             left, right = (g, a) if self.on_left else (a, g)
             # (·, n, B, p or d, T) @ (·, n, B, T, d or p)
             shares.append(left.permute(0, 1, 3, 4, 2) @ right.permute(0, 1, 3, 2, 4))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import WHOLE, Plan, cut
+from .base import WHOLE, Plan, as_real, cut, in_shape_of
 from .triangle import add_outer_
 
 __all__ = ["DenseBlock", "dense_blocks"]
@@ -20,7 +20,7 @@ class DenseBlock:
 
     Args:
         parameters: The parameters.
-        jacobian: For each parameter, its rows (o, n, *shape).
+        jacobian: For each parameter, its rows (o, n, *shape); of a complex one, ``as_real``.
     """
 
     def __init__(self, parameters: Sequence[Tensor], jacobian: Sequence[Tensor]):
@@ -56,20 +56,20 @@ class DenseBlock:
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         weights, parts = v.flatten(), []
         for matrix, parameters in self.matrices:
-            columns = torch.split(weights @ matrix, [p.numel() for p in parameters])
-            parts += [(p, part.view(p.shape)) for p, part in zip(parameters, columns, strict=True)]
+            columns = torch.split(weights @ matrix, [_entries(p) for p in parameters])
+            parts += [(p, in_shape_of(p, part)) for p, part in zip(parameters, columns, strict=True)]
         return parts
 
     def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
         for matrix, parameters in self.matrices:
-            for p, columns in zip(parameters, torch.split(matrix, [p.numel() for p in parameters], 1), strict=True):
+            for p, columns in zip(parameters, torch.split(matrix, [_entries(p) for p in parameters], 1), strict=True):
                 if p is parameter:
-                    return cut(columns.view(*self.rows, *p.shape), part)
+                    return cut(columns.view(*self.rows, *as_real(p).shape), part)
         raise KeyError(parameter)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         products = [
-            matrix @ torch.cat([direction[p].to(self.dtype).reshape(-1) for p in parameters])
+            matrix @ torch.cat([as_real(direction[p]).to(self.dtype).reshape(-1) for p in parameters])
             for matrix, parameters in self.matrices
         ]
         return sum(products[1:], start=products[0]).view(self.rows)
@@ -80,8 +80,13 @@ class DenseBlock:
 
 
 def dense_blocks(parameters: Sequence[Tensor], jacobian: Sequence[Tensor]) -> list[DenseBlock]:
-    """One block for each dtype among the parameters."""
+    """One block for each dtype among the parameters; rows (o, n, *shape) of complex ones are complex."""
     by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for parameter, rows in zip(parameters, jacobian, strict=True):
-        by_dtype.setdefault(parameter.dtype, []).append((parameter, rows.to(parameter.dtype)))
+        dtype = as_real(parameter).dtype
+        by_dtype.setdefault(dtype, []).append((parameter, as_real(rows).to(dtype)))
     return [DenseBlock([p for p, _ in pairs], [rows for _, rows in pairs]) for pairs in by_dtype.values()]
+
+
+def _entries(parameter: Tensor) -> int:
+    return as_real(parameter).numel()

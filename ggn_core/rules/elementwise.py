@@ -2,7 +2,8 @@
 
 Layer and batch normalization (with x the normalized input), PReLU, scales, shifts, and biases added by hand are of this
 form. With g the cotangent of z, a sample's Jacobian row is g ⊙ x for w and g for c, summed over what was broadcast.
-A quotient x / w is treated alike, with ∂z/∂w in place of x.
+A quotient x / w is treated alike, with ∂z/∂w in place of x. Where x is complex, its conjugate takes part; and where w
+is real all the same, the real part is the row.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -87,9 +88,11 @@ class ElementwiseUse:
         wanted = term.within(part)
         g = layout.split(cotangent[:, *wanted])  # (o, n, T, *shape without the axis)
         if isinstance(factor, Tensor):
-            g = g * layout.split(factor.expand(self.shape)[wanted].unsqueeze(0))
+            g = g * layout.split(factor.conj().expand(self.shape)[wanted].unsqueeze(0))
         elif factor != 1:
             g = g * factor
+        if g.is_complex() and not term.parameter.is_complex():
+            g = g.real
         kept = [size for axis, size in enumerate(term.aligned) if axis != layout.axis]
         summed = [2] + [3 + place for place, size in enumerate(kept) if size == 1]
         shape = term.parameter.shape if part == WHOLE else (-1, *term.parameter.shape[1:])
@@ -181,7 +184,9 @@ def _reciprocal(divisor: Tensor, parameter: Tensor | None) -> Tensor:
 
 
 def _same_dtype(factor: Tensor, parameter: Tensor | None) -> Tensor:
-    return factor if parameter is None else factor.to(parameter.dtype)
+    if parameter is None or factor.is_complex() or parameter.is_complex():
+        return factor
+    return factor.to(parameter.dtype)
 
 
 def _sum(node: Node, edges: Edges, parameters: Parameters, sign: int) -> ElementwiseUse | None:

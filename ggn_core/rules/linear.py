@@ -62,7 +62,7 @@ class LinearUse:
         if parameter is self.bias:
             return cut(g.sum(2), part)
         assert self.activation is not None
-        a = layout.split(self.activation.unsqueeze(0))  # (1, n, T, d)
+        a = layout.split(self.activation.conj().unsqueeze(0))  # (1, n, T, d)
         if self.flipped:
             return a[..., part].transpose(2, 3) @ g  # (o, n, d, p)
         return g[..., part].transpose(2, 3) @ a  # (o, n, p, d)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import WHOLE, Plan, Rows
+from .base import WHOLE, Plan, Rows, as_real, in_shape_of
 from .triangle import add_outer_
 
 __all__ = ["BYTES_AT_ONCE", "Form", "RecomputedBlock", "RowMemory", "grouped", "parts"]
@@ -60,7 +60,7 @@ class RecomputedBlock:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.parameters[0].dtype
+        return as_real(self.parameters[0]).dtype
 
     @property
     def times(self) -> int:
@@ -69,7 +69,7 @@ class RecomputedBlock:
 
     def plans(self) -> list[Plan]:
         why = "one gradient a sample and output, formed twice: to keep them would take more memory than allowed"
-        flops = self._rows.total**2 * sum(p.numel() for p in self.parameters)
+        flops = self._rows.total**2 * sum(as_real(p).numel() for p in self.parameters)
         return [Plan(self.parameters, "explicit rows, not kept", why, flops, 0)]
 
     def add_gram_(self, gram: Tensor) -> None:
@@ -81,17 +81,17 @@ class RecomputedBlock:
         weights = v.flatten()
         by_part = [[weights @ matrix for matrix in self._matrices(part)] for part in self._parts()]
         columns = (torch.cat(parts) for parts in zip(*by_part, strict=True))
-        return [(p, column.view(p.shape)) for p, column in zip(self.parameters, columns, strict=True)]
+        return [(p, in_shape_of(p, column)) for p, column in zip(self.parameters, columns, strict=True)]
 
     def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
         (rows,) = self._form([parameter], part)
-        return rows.to(self.dtype)
+        return as_real(rows).to(self.dtype)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         total = torch.zeros((), dtype=self.dtype, device=self.parameters[0].device)
         for part in self._parts():
             for p, matrix in zip(self.parameters, self._matrices(part), strict=True):
-                u = direction[p].to(self.dtype)
+                u = as_real(direction[p]).to(self.dtype)
                 total = total + matrix @ (u if part == WHOLE else u[part]).reshape(-1)
         return total.view(self._rows.outputs, self._rows.samples)
 
@@ -104,8 +104,8 @@ class RecomputedBlock:
         return parts(self.parameters[0], self._rows.total) if len(self.parameters) == 1 else iter([WHOLE])
 
     def _matrices(self, part: slice) -> list[Tensor]:
-        formed = self._form(self.parameters, part)
-        return [rows.to(self.dtype).reshape(self._rows.total, -1) for rows in formed]  # (o, n, *shape) -> (o n, m)
+        formed = [as_real(rows).to(self.dtype) for rows in self._form(self.parameters, part)]
+        return [rows.reshape(self._rows.total, -1) for rows in formed]  # (o, n, *shape) -> (o n, m)
 
 
 def parts(parameter: Tensor, rows: int) -> Iterator[slice]:
@@ -123,7 +123,7 @@ def grouped(parameters: Iterable[Tensor], rows: int) -> Iterator[list[Tensor]]:
     """Parameters of one dtype, as many as that many rows of may exist at once; one at least."""
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
-        by_dtype.setdefault(parameter.dtype, []).append(parameter)
+        by_dtype.setdefault(as_real(parameter).dtype, []).append(parameter)
     for own in by_dtype.values():
         group: list[Tensor] = []
         for parameter in own:

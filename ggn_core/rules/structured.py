@@ -17,7 +17,9 @@ Kind = type[LinearUse] | type[EmbeddingUse] | type[BatchedProductUse]
 
 
 def kind(parameter: Tensor, uses: Sequence[Use]) -> Kind | None:
-    """The kind of all of a parameter's uses, if there is one that has blocks of its own."""
+    """The kind of all of a parameter's uses, if there is one that has blocks of its own; complex ones have none."""
+    if parameter.is_complex():
+        return None
     if all(isinstance(use, LinearUse) for use in uses):
         return LinearUse
     if all(isinstance(use, EmbeddingUse) for use in uses):

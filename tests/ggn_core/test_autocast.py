@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ggn_core import GGN, Armijo, LevenbergMarquardt, explain, gram
 from ggn_core.capture import named_trainable
 from ggn_core.reference import dense_gram
+from ggn_core.rules.base import as_real
 from ggn_core.search import Search
 
 pytestmark = [
@@ -50,7 +51,7 @@ def _row_by_row(model: nn.Module, inputs: Tensor) -> Tensor:
     parameters = list(named_trainable(model))
     rows = [
         torch.cat([
-            part.double().flatten()
+            as_real(part).double().flatten()
             for part in torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)
         ])
         for entry in model(inputs).flatten()

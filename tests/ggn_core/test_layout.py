@@ -213,6 +213,11 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
     "norm": lambda z: torch.linalg.vector_norm(z, dim=1),
     "glu": lambda z: F.glu(z, 1),
     "flip": lambda z: z.flip(2) * z,
+    "roll": lambda z: z.roll((1, 2), (-1, 1)) * z,
+    "real-fourier": lambda z: torch.fft.irfft2(torch.fft.rfft2(z) * torch.linspace(0, 1, 4)),
+    "fourier": lambda z: torch.fft.ifft(torch.fft.fft(z, dim=1).sin(), dim=1).real,
+    "polar": lambda z: (torch.polar(z.abs() + 1, z).conj() * (1 + 2j)).real,
+    "complex": lambda z: torch.complex(z, z.sin()).angle() * torch.view_as_complex(torch.stack([z, z], -1)).imag,
     "upsample": lambda z: F.interpolate(z, scale_factor=2),
     "bilinear": lambda z: F.interpolate(z, scale_factor=2, mode="bilinear"),
     "pixel-shuffle": lambda z: F.pixel_shuffle(z, 2),
@@ -240,6 +245,11 @@ MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "stack-samples": lambda z: torch.stack([z, z.sin()], 0).transpose(0, 1).reshape(z.shape[0], -1).flip(0),
     "cumsum-samples": lambda z: z.cumsum(0),
     "flip-samples": lambda z: z.flip(0) * z,
+    "roll-samples": lambda z: z.roll(1, 0) * z,
+    "fourier-over-samples": lambda z: torch.fft.ifft(torch.fft.fft(z, dim=0).sin(), dim=0).real,
+    "real-fourier-over-samples": lambda z: torch.fft.irfftn(
+        torch.fft.rfftn(z, dim=(1, 0)).sin(), z.shape[1::-1], (1, 0)
+    ),
     "norm-of-all": lambda z: z / torch.linalg.vector_norm(z),
     "attention-over-samples": lambda z: F.scaled_dot_product_attention(*(z.transpose(0, 2),) * 3).transpose(0, 2),
     "pad-and-cut": lambda z: F.pad(z, (0, 0, 0, 0, 0, 0, 1, -1)),  # the size stays, and the samples move

@@ -13,6 +13,7 @@ from ggn_core.capture import named_trainable
 from ggn_core.linearizer import Linearizer
 from ggn_core.reference import dense_gram
 from ggn_core.rules import factored_gram, triangle
+from ggn_core.rules.base import as_real, in_shape_of
 from ggn_core.rules.linear_blocks import SequenceBlock
 from ggn_core.rules.triangle import BLOCK_COLUMNS, mirrored
 
@@ -44,6 +45,14 @@ def test_the_generic_rule_serves_only_what_it_must(case: Case, monkeypatch: pyte
     monkeypatch.setattr(linearizer, "generic_blocks", spy)
     Linearizer()(model(inputs.double() if inputs.is_floating_point() else inputs), names)
     assert served == GENERIC.get(case.name, set())
+
+
+def test_complex_numbers_are_pairs_whether_or_not_they_are_conjugated_yet() -> None:
+    z = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    assert z.is_conj()
+    assert as_real(z).tolist() == [[1, -2], [3, 4]]
+    assert torch.equal(in_shape_of(z, as_real(z).flatten()), z)
+    assert in_shape_of(torch.zeros(2, 1), torch.ones(2)).shape == (2, 1)
 
 
 def _block(positions: int, width: int, outputs: int = 1) -> SequenceBlock:

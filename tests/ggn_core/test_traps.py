@@ -223,12 +223,6 @@ def test_gradient_hooks_are_refused() -> None:
         GGN(model).step(lambda: model(X))
 
 
-def test_complex_parameters_are_refused() -> None:
-    model = Holder(weight=nn.Parameter(torch.randn(3, 1, dtype=torch.complex128)))
-    with pytest.raises(UnsupportedError, match="complex"):
-        GGN(model).step(lambda: (X.to(torch.complex128) @ model.weight).real)
-
-
 def test_a_closure_that_calls_backward() -> None:
     model = _mlp()
 
