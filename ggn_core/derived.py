@@ -164,36 +164,57 @@ def derive(
 
 
 def _without(failed: Set[Tensor], uses: Sequence[tuple[Tensor, Use, Layout]], known: "_Players") -> Derived:
-    """What is served, where some parameters are left to others."""
+    """What is served, and how, where some parameters are left to others."""
     left = [(p, use, layout) for p, use, layout in uses if not failed >= set(known.served_by(p))]
-    sources = {
-        p: Source(known.edges[p], tuple(served for served in known.served_by(p) if served not in failed))
-        for p, _, _ in left
-        if p in known.edges
-    }
-    served = dict.fromkeys(q for p, _, _ in left for q in known.served_by(p) if q not in failed)
     uses_of: dict[Tensor, list[Use]] = {}
     for player, use, _ in left:
         uses_of.setdefault(player, []).append(use)
-    ways: dict[Tensor, list[Tensor]] = {}
+    ways: dict[Tensor, list[Tensor]] = {}  # parameter -> the players by way of which its rows come
     for player in uses_of:
         for p in known.served_by(player):
-            ways.setdefault(p, []).append(player)
-    normalized = {
+            if p not in failed:
+                ways.setdefault(p, []).append(player)
+    sources = {
+        player: Source(known.edges[player], tuple(p for p in known.served_by(player) if p in ways))
+        for player in uses_of
+        if player in known.edges
+    }
+    normalized = _normalized(sources, ways, uses_of)
+    relabelled = _relabelled(sources, ways, uses_of)
+    without_rows = {*normalized, *relabelled}
+    return Derived(
+        ways.keys(),
+        [(use, layout) for _, use, layout in left],
+        sources,
+        normalized,
+        relabelled,
+        [p for p, players in ways.items() if without_rows.isdisjoint(players)],
+    )
+
+
+Ways = Mapping[Tensor, Sequence[Tensor]]
+UsesOf = Mapping[Tensor, Sequence[Use]]
+
+
+def _normalized(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -> set[Tensor]:
+    """The players that are weights under weight normalization, their parameters' only ways."""
+    return {
         player
         for player, source in sources.items()
         if all(len(ways[p]) == 1 for p in source.parameters)
         and weight_norm.applies(source.edge.node, source.parameters, uses_of[player])
     }
+
+
+def _relabelled(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -> dict[Tensor, Relabelling]:
+    """The players that are entries of a parameter, where all ways of that parameter are such, and apart."""
     relabelled: dict[Tensor, Relabelling] = {}
-    for p in served:
-        labels = {w: relabelling(known.edges[w]) for w in ways[p] if w in known.edges and kind(w, uses_of[w])}
+    for players in ways.values():
+        labels = {w: relabelling(sources[w].edge) for w in players if w in sources and kind(w, uses_of[w])}
         found = {w: label for w, label in labels.items() if label is not None}
-        if len(found) == len(ways[p]) and apart(found.values()):
+        if len(found) == len(players) and apart(found.values()):
             relabelled |= found
-    without_rows = {*normalized, *relabelled}
-    formed = [p for p in served if without_rows.isdisjoint(ways[p])]
-    return Derived(served.keys(), [(use, layout) for _, use, layout in left], sources, normalized, relabelled, formed)
+    return relabelled
 
 
 class _Players(Parameters):
