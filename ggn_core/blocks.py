@@ -103,7 +103,7 @@ class Blocks:
             for parameter in seen[0].parameters:
                 uses_of.setdefault(parameter, []).append(seen)
         made = self._of_derived(uses_of, vectorise)
-        structured = structured_blocks(self._kinds, self._seen, self._rows, self._choose)
+        structured = structured_blocks(self._kinds, self._seen, uses_of, self._rows, self._choose)
         made += [block for block in structured if block.parameters[0] not in self._derived.relabelled]
         made += self._relabelled([block for block in structured if block.parameters[0] in self._derived.relabelled])
         formed = {p: rows for p, rows in self._formed.items() if rows is not None}

@@ -20,29 +20,31 @@ def kind(parameter: Tensor, uses: Sequence[Use]) -> Kind | None:
     """The kind of all of a parameter's uses, if there is one that has blocks of its own; complex ones have none."""
     if parameter.is_complex():
         return None
-    if all(isinstance(use, LinearUse) for use in uses):
+    kinds = {type(use) for use in uses}
+    if kinds == {LinearUse}:
         return LinearUse
-    if all(isinstance(use, EmbeddingUse) for use in uses):
+    if kinds == {EmbeddingUse}:
         return EmbeddingUse
     weights = all(isinstance(use, BatchedProductUse) and use.only_weight(parameter) for use in uses)
     return BatchedProductUse if weights else None
 
 
 def structured_blocks(
-    kinds: Mapping[Tensor, Kind | None], seen: Sequence[Seen], rows: Rows, choose: Chooser
+    kinds: Mapping[Tensor, Kind | None],
+    seen: Sequence[Seen],
+    uses_of: Mapping[Tensor, Sequence[Seen]],
+    rows: Rows,
+    choose: Chooser,
 ) -> list[Block]:
     """The blocks of the parameters of such kinds.
 
     Args:
         kinds: Of all parameters that are used; those of no kind are passed over.
         seen: The uses of the others, and perhaps more.
+        uses_of: The same, parameter by parameter.
         rows: The shape of the residuals.
         choose: Chooses between the ways to the Gram matrix of several positions.
     """
-    uses_of: dict[Tensor, list[Seen]] = {}
-    for use, cotangent, layout in seen:
-        for parameter in use.parameters:
-            uses_of.setdefault(parameter, []).append((use, cotangent, layout))
     products = [(use, g, layout) for use, g, layout in seen if isinstance(use, LinearUse)]
     made: list[Block] = []
     made += linear_blocks.blocks(products, {p for p, kind in kinds.items() if kind is LinearUse}, rows, choose)
