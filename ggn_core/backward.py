@@ -9,11 +9,12 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .rowwise import consumers_first
 from .rules import is_leaf, recomputed
-from .rules.base import WHOLE
+from .rules.base import WHOLE, output_bytes
 
 __all__ = ["ROWS_AT_ONCE", "Visit", "backward_passes", "in_portions", "visit_on_the_way"]
 
-# Cotangents carried through one vectorised backward pass: more use more memory, fewer leave the cores idle.
+# Cotangents carried through one vectorised backward pass: more use more memory, fewer leave the cores idle. They are
+# fewer where one alone takes much.
 ROWS_AT_ONCE = 64
 
 # Takes the cotangents (k, *z.shape) of a tensor z.
@@ -68,12 +69,20 @@ def in_portions(
     part: slice = WHOLE,
 ) -> tuple[Tensor, ...]:
     """The same for any number of cotangents, some at a time, and for a part of the inputs' leading dimension."""
-    at_once = recomputed.BYTES_AT_ONCE // max(1, sum(at.nbytes for at in inputs))
+    largest = max(1, sum(at.nbytes for at in inputs), _largest_bytes(outputs))
     portions = []
-    for portion in torch.split(cotangents, max(1, min(at_once, ROWS_AT_ONCE))):
+    for portion in torch.split(cotangents, max(1, min(recomputed.BYTES_AT_ONCE // largest, ROWS_AT_ONCE))):
         gradients = backward_passes(outputs, inputs, portion, vectorise)
         portions.append([g if part == WHOLE else g[:, part] for g in gradients])
     return tuple(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*portions, strict=True))
+
+
+def _largest_bytes(outputs: Tensor | GradientEdge) -> int:
+    """Of a gradient on the way, for one cotangent."""
+    root = outputs.grad_fn if isinstance(outputs, Tensor) else outputs.node
+    assert root is not None
+    nodes = consumers_first(root)
+    return max(output_bytes(node, number) for node in nodes for number in range(len(node._input_metadata)))
 
 
 def visit_on_the_way(residuals: Tensor, visits: Sequence[tuple[GradientEdge, Visit]]) -> None:

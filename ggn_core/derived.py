@@ -13,7 +13,6 @@ path from the residuals to θ leaves the proof once. Whatever is below, ∂w/∂
 is exact if every path leaves by a use that a rule recognises.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +26,7 @@ from .choice import Choice
 from .layout import layout_by_proof
 from .rowwise import Place, places
 from .rules import RECOGNISERS, Layout, Parameters, Rows, Use, is_leaf, weight_norm
-from .rules.base import HALF, WHOLE, Edge
+from .rules.base import HALF, WHOLE, Edge, output_bytes
 from .rules.recomputed import RowMemory
 from .rules.relabelled import Relabelling, apart, relabelling
 from .rules.structured import kind
@@ -67,8 +66,7 @@ class Source:
 
     def row_bytes(self, rows: Rows) -> int:
         """Of the rows of w."""
-        entries: int = rows.total * math.prod(self._output.shape)
-        return entries * int(self._output.dtype.itemsize)
+        return rows.total * output_bytes(self.edge.node, self.edge.output_nr)
 
     @property
     def choice(self) -> Choice:

@@ -1,5 +1,6 @@
 """What a rule offers: how it recognises a use of a parameter, and the Jacobian rows that come of it."""
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,8 @@ from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
     "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Seen", "Use",
-    "as_real", "cut", "in_shape_of", "is_leaf", "layer_input", "leaf", "output_shape", "present", "saved", "widened",
+    "as_real", "cut", "in_shape_of", "is_leaf", "layer_input", "leaf", "output_bytes", "output_shape",
+    "present", "saved", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -128,6 +130,13 @@ def present(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
 def output_shape(node: Node) -> tuple[int, ...]:
     """The shape of the node's first output."""
     return tuple(node._input_metadata[0].shape)
+
+
+def output_bytes(node: Node, number: int) -> int:
+    """Of one of the node's outputs."""
+    output = node._input_metadata[number]
+    entries: int = math.prod(output.shape)
+    return entries * int(output.dtype.itemsize)
 
 
 def cut(rows: Tensor, part: slice) -> Tensor:

@@ -8,7 +8,7 @@ from cases import CASES, Case
 from compared import flat, relative_error
 from torch import Tensor, nn
 
-from ggn_core import GGN, backward, explain
+from ggn_core import GGN, backward, explain, gram
 from ggn_core.capture import named_trainable
 from ggn_core.linearizer import TOO_LARGE, Linearizer
 from ggn_core.reference import dense_gram, dense_step
@@ -158,3 +158,18 @@ def test_rows_by_way_of_a_computed_tensor(
     before, change = flat(model), dense_step(model, x, y, lr=0.7, damping=0.3)
     GGN(model, lr=0.7, row_memory_gib=budget / 2**30).step(lambda: model(x) - y)
     assert relative_error(flat(model) - before, change) < 1e-10
+
+
+def test_few_gradients_are_carried_at_once_where_one_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Powers(200).double(), torch.rand(30, 200).double()
+    monkeypatch.setattr(recomputed, "BYTES_AT_ONCE", 3 * x.nbytes)  # three times what a layer of the network gives
+    at_once: list[int] = []
+
+    def watched(outputs: Tensor, inputs: Sequence[Tensor], cotangents: Tensor, *others: bool) -> tuple[Tensor, ...]:
+        at_once.append(len(cotangents))
+        return honest(outputs, inputs, cotangents, *others)
+
+    honest = backward.backward_passes
+    monkeypatch.setattr(backward, "backward_passes", watched)
+    assert relative_error(gram(model, x), dense_gram(model, x)) < 1e-10
+    assert at_once == [3] * 10
