@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ggn_core import GGN, gram
 from ggn_core.reference import dense_gram, dense_step
+from ggn_core.rules.base import as_real
 
 ACTIVATIONS = [
     nn.ReLU,
@@ -43,12 +44,43 @@ class Twice(nn.Module):
         return self.inner(torch.tanh(self.inner(x)))
 
 
+class Scaled(nn.Linear):
+    """A linear layer over positions whose weight is a part of a parameter, in any order, times a number."""
+
+    def __init__(self, take: str, scale: float):
+        shape = {"transposed": (LENGTH, LENGTH), "cut": (LENGTH, LENGTH + 2), "stacked": (2 * LENGTH, LENGTH)}[take]
+        super().__init__(shape[1], shape[0], bias=False)
+        self.take, self.scale = take, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.take == "stacked":
+            for part in self.weight.view(2, LENGTH, LENGTH):
+                x = nn.functional.linear(x, self.scale * part).tanh()
+            return x
+        return nn.functional.linear(
+            x, (self.weight.T if self.take == "transposed" else self.weight[:, 1:-1]) * self.scale
+        )
+
+
+class Filter(nn.Module):
+    """Frequencies along the positions, scaled and shifted, by complex or by real parameters."""
+
+    def __init__(self, channels: int, dtype: torch.dtype):
+        super().__init__()
+        frequencies = LENGTH // 2 + 1
+        self.scale = nn.Parameter(torch.randn(channels, frequencies, dtype=dtype))
+        self.shift = nn.Parameter(torch.randn(frequencies, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.fft.rfft(x) * self.scale + self.shift, n=LENGTH)
+
+
 @st.composite
 def layers(draw: st.DrawFn, channels: int) -> tuple[list[nn.Module], int]:
     """A few layers from (n, channels, length), and the channels that come out; the length stays."""
     made: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["convolution", "grouped", "norm", "activation", "residual", "twice", "positions"]))
+        kind = draw(st.sampled_from(KINDS))
         if kind == "convolution":
             wider = draw(st.sampled_from([2, 4, 6]))
             size = draw(st.sampled_from([1, 3]))
@@ -66,12 +98,19 @@ def layers(draw: st.DrawFn, channels: int) -> tuple[list[nn.Module], int]:
             made.append(Residual(nn.Sequential(*inner)))
         elif kind == "twice":
             made.append(Twice(nn.Conv1d(channels, channels, 1)))
+        elif kind == "scaled":
+            made.append(
+                Scaled(draw(st.sampled_from(["transposed", "cut", "stacked"])), draw(st.sampled_from([-0.5, 2])))
+            )
+        elif kind == "filter":
+            made.append(Filter(channels, draw(st.sampled_from([torch.complex128, torch.float64]))))
         else:  # a linear layer over positions
             made += [nn.Linear(LENGTH, LENGTH, bias=draw(st.booleans())), nn.LayerNorm(LENGTH)]
     return made, channels
 
 
 LENGTH = 5
+KINDS = ("convolution", "grouped", "norm", "activation", "residual", "twice", "scaled", "filter", "positions")
 
 
 @st.composite
@@ -90,7 +129,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor, Tensor]:
     return model, torch.randn(samples, 3, LENGTH).double(), torch.randn(samples, outputs).double()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(networks())
 def test_gram_and_step_equal_the_dense_ones(case: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = case
@@ -100,5 +139,5 @@ def test_gram_and_step_equal_the_dense_ones(case: tuple[nn.Module, Tensor, Tenso
     stepped = copy.deepcopy(model)
     GGN(stepped, lr=0.7, damping=0.3).step(lambda: stepped(x) - y)
     trainable = [(p, q) for p, q in zip(stepped.parameters(), model.parameters(), strict=True) if p.requires_grad]
-    actual = torch.cat([(p - q).detach().flatten() for p, q in trainable])
+    actual = torch.cat([as_real(p - q).detach().flatten() for p, q in trainable])
     assert torch.allclose(actual, change, rtol=1e-7, atol=1e-9 * float(change.abs().max()))
