@@ -158,6 +158,9 @@ def derive(
     }
     if too_large:
         derived = _without(failed | too_large, found, known)
+    # The rows of one player at a time exist beside those that are kept.
+    passing = (source.row_bytes(rows) for player, source in derived.sources.items() if derived.has_rows(player))
+    memory.left -= max(passing, default=0)
     return replace(derived, kept=memory.kept(derived.formed, rows), too_large=too_large)
 
 
@@ -205,12 +208,13 @@ def _normalized(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -
 
 
 def _relabelled(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -> dict[Tensor, Relabelling]:
-    """The players that are entries of a parameter, where all ways of that parameter are such, and apart."""
+    """The players that are entries of a parameter, where all ways of that parameter are such, apart and of one dtype."""
     relabelled: dict[Tensor, Relabelling] = {}
     for players in ways.values():
         labels = {w: relabelling(sources[w].edge) for w in players if w in sources and kind(w, uses_of[w])}
         found = {w: label for w, label in labels.items() if label is not None}
-        if len(found) == len(players) and apart(found.values()):
+        one_dtype = len({w.dtype for w in players}) == 1
+        if len(found) == len(players) and one_dtype and apart(found.values()):
             relabelled |= found
     return relabelled
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .choice import Choice
 from .rules import Block, Rows
 from .rules.recomputed import RecomputedBlock
+from .rules.relabelled import RelabelledBlock
 from .rules.triangle import mirrored
 from .workspace import Workspace
 
@@ -84,11 +85,11 @@ class Jacobian:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
         weights = self._by_output(v)
         by_dtype = {dtype: weights.to(dtype) for dtype in self.dtypes}
-        # What is formed anew reads the graph, in which a parameter may be a layer's input: so before any is changed.
-        late = [block for block in self.blocks if isinstance(block, RecomputedBlock)]
+        # What reads the graph, in which a parameter or what shares its memory may be saved, does so before any changes.
+        late = [block for block in self.blocks if isinstance(block, RecomputedBlock | RelabelledBlock)]
         parts = [part for block in late for part in block.transposed(by_dtype[block.dtype])]
         for block in self.blocks:
-            if not isinstance(block, RecomputedBlock):
+            if not isinstance(block, RecomputedBlock | RelabelledBlock):
                 block.add_transposed_(by_dtype[block.dtype], alpha)
         for parameter, part in parts:
             parameter.add_(part, alpha=alpha)

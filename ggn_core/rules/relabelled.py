@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from ..backward import backward_passes, in_portions
+from ..backward import in_portions
 from .base import RESHAPING, WHOLE, Block, Edge, Plan, is_leaf, saved
 
 __all__ = ["RelabelledBlock", "Relabelling", "apart", "relabelling"]
@@ -42,15 +42,10 @@ class Relabelling:
     scale: float
     path: tuple[Edge, ...]
 
-    def put_back(self, part: Tensor) -> Tensor:
-        """Rᵀ u, for u of w's shape."""
-        (back,) = backward_passes(self._edge, [self.parameter], (part / self.scale).unsqueeze(0))
-        return back.squeeze(0)
-
     def rows_put_back(self, rows: Tensor, part: slice) -> Tensor:
         """(o, n, *w.shape) -> (o, n, *θ.shape), the leading dimension of θ cut to ``part``."""
         cotangents = rows.flatten(0, 1) / self.scale
-        (columns,) = in_portions(self._edge, [self.parameter], cotangents, vectorise=True, part=part)
+        (columns,) = in_portions(self.edge, [self.parameter], cotangents, vectorise=True, part=part)
         return torch.unflatten(columns, 0, rows.shape[:2])
 
     def taken(self, direction: Tensor) -> Tensor:
@@ -60,12 +55,13 @@ class Relabelling:
         shape = tuple(node._input_metadata[number].shape)
         with torch.enable_grad():
             anywhere = direction.new_zeros(shape, requires_grad=True)
-            (back,) = torch.autograd.grad(self._edge, self.parameter, anywhere, retain_graph=True, create_graph=True)
+            (back,) = torch.autograd.grad(self.edge, self.parameter, anywhere, retain_graph=True, create_graph=True)
             (taken,) = torch.autograd.grad(back, anywhere, direction / self.scale)
         return taken
 
     @property
-    def _edge(self) -> GradientEdge:
+    def edge(self) -> GradientEdge:
+        """Of w."""
         node, number = self.path[-1]
         assert node is not None
         return GradientEdge(node, number)
@@ -99,13 +95,11 @@ class RelabelledBlock:
             block.add_gram_(gram)
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-        summed: dict[Tensor, Tensor] = {}
-        for block in self._blocks:
-            for w, part in block.transposed(v):
-                label = self._labels[w]
-                back = label.put_back(part)
-                summed[label.parameter] = summed[label.parameter].add_(back) if label.parameter in summed else back
-        return list(summed.items())
+        parts = [(self._labels[w], part) for block in self._blocks for w, part in block.transposed(v)]
+        edges, cotangents = [label.edge for label, _ in parts], [part / label.scale for label, part in parts]
+        # One pass for all: what takes a stack apart is gone through once.
+        back = torch.autograd.grad(edges, self.parameters, cotangents, retain_graph=True)
+        return list(zip(self.parameters, back, strict=True))
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         for parameter, part in self.transposed(v):
@@ -197,13 +191,16 @@ def _one(node: Node) -> float:
 
 
 def _multiplied(node: Node) -> float | None:
-    other = saved(node, "other")
-    return _number(other if other is not None else saved(node, "self"))
+    (left, _), _ = node.next_functions
+    return _number(saved(node, "self" if left is None else "other"))
 
 
 def _divided(node: Node) -> float | None:
-    divisor = _number(saved(node, "other"))
-    return 1 / divisor if divisor else None
+    (dividend, _), (divisor, _) = node.next_functions
+    if dividend is None or divisor is not None:  # a number divided by a parameter
+        return None
+    number = _number(saved(node, "other"))
+    return 1 / number if number else None
 
 
 def _number(factor: Tensor | None) -> float | None:

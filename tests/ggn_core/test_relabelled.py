@@ -7,6 +7,7 @@ import torch
 from architectures.computed import NTK, OneVector, Overlapping, Spline, Stack
 from compared import flat, relative_error
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ggn_core import GGN, explain, gram
 from ggn_core.capture import named_trainable
@@ -114,13 +115,25 @@ def test_all_ways_to_take_entries(name: str) -> None:
     "make",
     [
         lambda w: 0 * w,
+        lambda w: torch.ones(3, 4).to(w) / w[0, 0],
+        lambda w: torch.ones(()) * w[0, 0] / w,
         lambda w: w * torch.arange(4.0),  # each entry by a number of its own
         lambda w: w.expand(3, 4),  # entries taken several times
         lambda w: w[[0, 0, 0]],
         lambda w: w.repeat(3, 1),
         lambda w: w.exp().expand(3, 4),
     ],
-    ids=["times zero", "times several", "expanded", "indexed", "repeated", "a function"],
+    ids=[
+        "times zero",
+        "divisor",
+        "divisor of a number",
+        "quotient",
+        "times several",
+        "expanded",
+        "indexed",
+        "repeated",
+        "a function",
+    ],
 )
 def test_what_is_more_than_entries_has_explicit_rows(make: Callable[[Tensor], Tensor]) -> None:
     model = Weighted(make, 1, 4).double()
@@ -155,3 +168,54 @@ def test_a_parameter_that_is_used_as_it_is_too_has_explicit_rows() -> None:
     model = Several((lambda w: w, lambda w: 2 * w), 3, 3).double()
     assert _rules(model, x) == {"parameter": EXPLICIT}
     assert relative_error(gram(model, x), dense_gram(model, x)) < 1e-12
+
+
+class TiedScale(nn.Module):
+    """A weight times a number that another parameter gives, without a gradient."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.layer, self.weight = nn.Linear(1, 1, bias=False), nn.Parameter(torch.ones(1, 1))
+        nn.init.ones_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "checkpoint":
+            result: Tensor = checkpoint(self._scaled, self.layer(x), use_reentrant=False)
+            return result
+        return self._scaled(self.layer(x))
+
+    def _scaled(self, h: Tensor) -> Tensor:
+        number = self.layer.weight.data[0, 0] if self.how == "data" else self.layer.weight[0, 0].detach()
+        return nn.functional.linear(h, self.weight * (number.abs() if self.how == "checkpoint" else number))
+
+
+@pytest.mark.parametrize("row_memory_gib", [0.0, 2.0])
+@pytest.mark.parametrize("how", ["detach", "data", "checkpoint"])
+def test_nothing_has_changed_yet_when_the_graph_is_read(how: str, row_memory_gib: float) -> None:
+    """By hand: both rows are x, the residuals −2x, so that each weight moves by 2 xᵀ(2 x xᵀ + 1)⁻¹ x = 10/11."""
+    model, x = TiedScale(how).double(), torch.tensor([[1.0], [2.0]]).double()
+    optimizer = GGN(model, lr=1.0, damping=1.0, row_memory_gib=row_memory_gib)
+    optimizer.step(lambda: model(x) - 3 * x)
+    torch.testing.assert_close(flat(model), torch.full((2,), 21 / 11).double())
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.5}, {"max_step_norm": 1e9, "momentum": 0.5}])
+def test_entries_in_two_precisions(settings: dict[str, float]) -> None:
+    class TwoPrecisions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.ones(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = (self.weights[0] * torch.tensor(2.0, dtype=torch.float64)).view(1, 1)
+            narrow = self.weights[1].view(1, 1)
+            return nn.functional.linear(nn.functional.linear(x.double(), wide).float(), narrow)
+
+    x, changed = torch.tensor([[1.0], [2.0]]), []
+    for chosen in ({}, settings):  # of a first step the momentum changes nothing
+        model = TwoPrecisions()
+        GGN(model, lr=1.0, damping=1.0, **chosen).step(lambda: model(x) - 3 * x)  # noqa: B023
+        changed.append(model.weights.detach())
+    torch.testing.assert_close(changed[1], changed[0])
+    assert bool((changed[0] != 1).all())

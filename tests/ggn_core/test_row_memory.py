@@ -130,8 +130,8 @@ SIZES = {"layer.weight": 16, "a": 8, "b": 8}  # entries; the weight that is comp
 @pytest.mark.parametrize(
     ("columns", "rules"),
     [
-        (32, {"layer.weight": "explicit rows", "a": "explicit rows", "b": "explicit rows"}),
-        (16, {"layer.weight": "explicit rows, not kept", "a": "explicit rows", "b": "explicit rows"}),
+        (48, {"layer.weight": "explicit rows", "a": "explicit rows", "b": "explicit rows"}),
+        (32, {"layer.weight": "explicit rows, not kept", "a": "explicit rows", "b": "explicit rows"}),
         (15, dict.fromkeys(SIZES, "generic")),
         (0, dict.fromkeys(SIZES, "generic, not kept")),
     ],
