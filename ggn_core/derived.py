@@ -208,7 +208,7 @@ def _normalized(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -
 
 
 def _relabelled(sources: Mapping[Tensor, Source], ways: Ways, uses_of: UsesOf) -> dict[Tensor, Relabelling]:
-    """The players that are entries of a parameter, where all ways of that parameter are such, apart and of one dtype."""
+    """The players that are entries of a parameter, all ways of which are such, apart and of one dtype."""
     relabelled: dict[Tensor, Relabelling] = {}
     for players in ways.values():
         labels = {w: relabelling(sources[w].edge) for w in players if w in sources and kind(w, uses_of[w])}

@@ -126,7 +126,6 @@ def test_all_ways_to_take_entries(name: str) -> None:
     ids=[
         "times zero",
         "divisor",
-        "divisor of a number",
         "quotient",
         "times several",
         "expanded",
