@@ -30,7 +30,7 @@ INPUTS = 64
 class Workload(NamedTuple):
     """A model, inputs and targets of one batch."""
 
-    model: nn.Module
+    model: nn.Sequential
     inputs: Tensor
     targets: Tensor
 

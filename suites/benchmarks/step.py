@@ -11,6 +11,7 @@ from torch import nn
 
 from ggn_core import GGN
 
+from .by_hand import step_by_hand
 from .networks import BATCHES, DEVICES, WIDTHS, mlp, synchronize
 
 PAIRS = 30
@@ -41,7 +42,17 @@ def _first_order(kind: Callable[..., torch.optim.Optimizer]) -> Callable[[int, i
     return made
 
 
-METHODS = {"ggn": _ggn, "sgd": _first_order(torch.optim.SGD), "adam": _first_order(torch.optim.Adam)}
+def _by_hand(width: int, batch: int, device: str) -> Callable[[], object]:
+    model, inputs, targets = mlp(width, batch, device)
+    return step_by_hand(model, inputs, targets, lr=TINY, damping=10.0)
+
+
+METHODS = {
+    "ggn": _ggn,
+    "sgd": _first_order(torch.optim.SGD),
+    "adam": _first_order(torch.optim.Adam),
+    "by hand": _by_hand,
+}
 
 
 def _warmed_up(method: str, width: int, batch: int, device: str) -> Callable[[], object]:
@@ -82,9 +93,12 @@ class RivalStep:
 
 
 class Ratio:
-    """GGN's step over a rival's: the median over pairs in random order, in one process."""
+    """GGN's step over a rival's: the median over pairs in random order, in one process.
 
-    params: ClassVar = [["sgd", "adam"], WIDTHS, BATCHES, DEVICES]
+    The step by hand knows its network: what GGN's takes longer is the price of serving any other.
+    """
+
+    params: ClassVar = [["sgd", "adam", "by hand"], WIDTHS, BATCHES, DEVICES]
     param_names = ("rival", "width", "batch", "device")
     unit = "GGN step / rival step"
     gated = False  # noisier than the step itself, which the gate measures in its own pairs

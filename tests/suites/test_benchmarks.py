@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared import flat, relative_error
 
 import suites.benchmarks
+from ggn_core import GGN
 from suites.benchmarks import memory, step
+from suites.benchmarks.by_hand import step_by_hand
+from suites.benchmarks.networks import mlp
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +59,14 @@ def test_it_runs(kind: type, method: str, values: tuple[Any, ...], monkeypatch: 
         assert value < 1e-5
     if method == "track_epochs_to_target":
         assert value <= 12
+
+
+def test_the_step_by_hand_is_the_step() -> None:
+    (model, x, y), (twin, *_) = mlp(16, 8, "cpu"), mlp(16, 8, "cpu")
+    before = flat(model)
+    step_by_hand(model, x, y, lr=0.5, damping=3.0)()
+    GGN(twin, lr=0.5, damping=3.0).step(lambda: twin(x) - y)
+    assert relative_error(flat(model) - before, flat(twin) - before) < 1e-4
 
 
 def test_the_environment_chooses_grid_devices_and_threads() -> None:
