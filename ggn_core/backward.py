@@ -11,7 +11,7 @@ from .rowwise import consumers_first
 from .rules import is_leaf, recomputed
 from .rules.base import WHOLE, output_bytes
 
-__all__ = ["ROWS_AT_ONCE", "Visit", "backward_passes", "in_portions", "visit_on_the_way"]
+__all__ = ["ROWS_AT_ONCE", "Visit", "backward_passes", "in_portions", "rows_pulled_back", "visit_on_the_way"]
 
 # Cotangents carried through one vectorised backward pass: more use more memory, fewer leave the cores idle. They are
 # fewer where one alone takes much.
@@ -75,6 +75,25 @@ def in_portions(
         gradients = backward_passes(outputs, inputs, portion, vectorise)
         portions.append([g if part == WHOLE else g[:, part] for g in gradients])
     return tuple(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*portions, strict=True))
+
+
+def rows_pulled_back(
+    output: GradientEdge, parameters: Sequence[Tensor], rows: Tensor, vectorise: bool, part: slice = WHOLE
+) -> list[Tensor]:
+    """The rows of parameters by way of a tensor w that is computed from them.
+
+    Args:
+        output: Where the graph computes w.
+        parameters: Below it.
+        rows: Of w, (o, n, *w.shape).
+        vectorise: Whether torch.func.vmap may be used.
+        part: Of the parameters' leading dimension.
+
+    Returns:
+        For each, (o, n, *shape), the leading dimension cut to ``part``.
+    """
+    columns = in_portions(output, parameters, rows.flatten(0, 1), vectorise, part)
+    return [torch.unflatten(column, 0, rows.shape[:2]) for column in columns]
 
 
 def _largest_bytes(outputs: Tensor | GradientEdge) -> int:

@@ -12,7 +12,7 @@ from .backward import Visit
 from .choice import Chooser
 from .derived import Derived
 from .rules import Block, Layout, Rows, Use, weight_norm
-from .rules.base import HALF, WHOLE, Seen, widened
+from .rules.base import HALF, WHOLE, Seen, summed, widened
 from .rules.convolution import ConvolutionUse
 from .rules.dense import dense_blocks
 from .rules.recomputed import RecomputedBlock, RowMemory
@@ -29,7 +29,7 @@ class Blocks:
         served: The uses with their layouts.
         derived: What is served by way of computed tensors.
         rows: The shape of the residuals.
-        memory: For explicit rows; those beyond are formed anew when they are needed.
+        keep_bytes: Of explicit rows; those beyond are formed anew when they are needed.
         choose: Chooses between ways to the same rows or products.
         last_rows: The last step's explicit rows, and in the end this step's.
 
@@ -42,7 +42,7 @@ class Blocks:
         served: Sequence[tuple[Use, Layout]],
         derived: Derived,
         rows: Rows,
-        memory: RowMemory,
+        keep_bytes: float,
         choose: Chooser,
         last_rows: dict[Tensor, Tensor],
     ):
@@ -58,9 +58,8 @@ class Blocks:
                     uses_of.setdefault(parameter, []).append(use)
         self._kinds = {p: kind(p, uses) for p, uses in uses_of.items()}
         explicit = [p for p, kind in self._kinds.items() if kind is None]
-        # Explicit rows (o, n, *shape), one by one.
-        self._formed: dict[Tensor, Tensor | None] = dict.fromkeys(memory.kept(explicit, rows))
-        self._formed_anew = [p for p in explicit if p not in self._formed]
+        kept, self._formed_anew = RowMemory(keep_bytes).divided(explicit, rows)
+        self._formed: dict[Tensor, Tensor | None] = dict.fromkeys(kept)  # explicit rows (o, n, *shape), one by one
         self._seen: list[Seen] = []
         for parameter in [p for p in last_rows if p not in self._formed]:
             del last_rows[parameter]
@@ -125,8 +124,7 @@ class Blocks:
         form = partial(self._by_all_ways, uses_of, vectorise)
         if derived.kept:
             made += dense_blocks(derived.kept, form(derived.kept, WHOLE))
-        kept = set(derived.kept)
-        return made + [RecomputedBlock([p], form, rows) for p in derived.formed if p not in kept]
+        return made + [RecomputedBlock([p], form, rows) for p in derived.formed_anew]
 
     def _relabelled(self, blocks: Sequence[Block]) -> list[Block]:
         """The blocks of the parameters of which those blocks' weights are entries, one for each dtype."""
@@ -159,4 +157,4 @@ def _formed(uses_of: Mapping[Tensor, Sequence[Seen]], parameters: Sequence[Tenso
 def _summed_rows(parameter: Tensor, uses: Sequence[Seen], part: slice = WHOLE) -> Tensor:
     """The rows of a parameter, (o, n, *shape) cut to ``part``: the sum over its uses."""
     parts = [use.jacobian_rows(parameter, cotangent, layout, part) for use, cotangent, layout in uses]
-    return sum(parts[1:], start=parts[0])
+    return summed(parts)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .backward import in_portions
+from .backward import rows_pulled_back
 from .choice import Choice
 from .layout import layout_by_proof
 from .rowwise import Place, places
@@ -49,20 +49,8 @@ class Source:
     def pulled_back(
         self, rows: Tensor, parameters: Sequence[Tensor], vectorise: bool, part: slice = WHOLE
     ) -> list[Tensor]:
-        """The rows of some of its parameters by way of w.
-
-        Args:
-            rows: Of w, (o, n, *w.shape).
-            parameters: Whose.
-            vectorise: Whether torch.func.vmap may be used.
-            part: Of the parameters' leading dimension.
-
-        Returns:
-            For each, (o, n, *shape), the leading dimension cut to ``part``.
-        """
-        cotangents = rows.flatten(0, 1).to(self._output.dtype)
-        columns = in_portions(self.edge, parameters, cotangents, vectorise, part)
-        return [torch.unflatten(column, 0, rows.shape[:2]) for column in columns]
+        """The rows of some of its parameters by way of w, from those of w; see ``rows_pulled_back``."""
+        return rows_pulled_back(self.edge, parameters, rows.to(self._output.dtype), vectorise, part)
 
     def row_bytes(self, rows: Rows) -> int:
         """Of the rows of w."""
@@ -89,8 +77,8 @@ class Derived:
         sources: What plays a parameter -> the computed tensor it stands for.
         normalized: Those of the players that are weights under weight normalization.
         relabelled: Those that are entries of a parameter, and are used by layers with blocks of their own.
-        formed: Those of the parameters of which explicit rows are formed: all that serve other players.
-        kept: Those of which they are kept.
+        kept: The parameters by way of other players, of which explicit rows are formed, and kept.
+        formed_anew: Those of which they are formed when they are needed, for they would take too much memory.
         too_large: Parameters that could be served, were the rows of a computed tensor not too many for the memory.
     """
 
@@ -99,8 +87,8 @@ class Derived:
     sources: Mapping[Tensor, Source] = field(default_factory=dict)
     normalized: Set[Tensor] = frozenset()
     relabelled: Mapping[Tensor, Relabelling] = field(default_factory=dict)
-    formed: Sequence[Tensor] = ()
     kept: Sequence[Tensor] = ()
+    formed_anew: Sequence[Tensor] = ()
     too_large: Set[Tensor] = frozenset()
 
     def has_rows(self, player: Tensor) -> bool:
@@ -161,11 +149,12 @@ def derive(
     # The rows of one player at a time exist beside those that are kept.
     passing = (source.row_bytes(rows) for player, source in derived.sources.items() if derived.has_rows(player))
     memory.left -= max(passing, default=0)
-    return replace(derived, kept=memory.kept(derived.formed, rows), too_large=too_large)
+    kept, formed_anew = memory.divided(derived.kept, rows)
+    return replace(derived, kept=kept, formed_anew=formed_anew, too_large=too_large)
 
 
 def _without(failed: Set[Tensor], uses: Sequence[tuple[Tensor, Use, Layout]], known: "_Players") -> Derived:
-    """What is served, and how, where some parameters are left to others."""
+    """What is served, and how, where some parameters are left to others; as if all rows could be kept."""
     left = [(p, use, layout) for p, use, layout in uses if not failed >= set(known.served_by(p))]
     uses_of: dict[Tensor, list[Use]] = {}
     for player, use, _ in left:

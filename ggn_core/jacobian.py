@@ -9,12 +9,15 @@ from torch import Tensor
 
 from .choice import Choice
 from .rules import Block, Rows
+from .rules.base import summed
 from .rules.recomputed import RecomputedBlock
 from .rules.relabelled import RelabelledBlock
 from .rules.triangle import mirrored
 from .workspace import Workspace
 
 __all__ = ["Jacobian"]
+
+READING_THE_GRAPH = (RecomputedBlock, RelabelledBlock)  # the blocks that do so for Jᵀ v
 
 
 class Jacobian:
@@ -79,17 +82,17 @@ class Jacobian:
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """J u, of shape (n·o,), for a direction u that holds a tensor of each parameter's shape."""
         products = [block.product(direction) for block in self.blocks]
-        return self.rows.sample_major(sum(products[1:], start=products[0]).reshape(-1))
+        return self.rows.sample_major(summed(products).reshape(-1))
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         """Adds ``alpha`` Jᵀ v to the parameters in place."""
         weights = self._by_output(v)
         by_dtype = {dtype: weights.to(dtype) for dtype in self.dtypes}
         # What reads the graph, in which a parameter or what shares its memory may be saved, does so before any changes.
-        late = [block for block in self.blocks if isinstance(block, RecomputedBlock | RelabelledBlock)]
+        late = [block for block in self.blocks if isinstance(block, READING_THE_GRAPH)]
         parts = [part for block in late for part in block.transposed(by_dtype[block.dtype])]
         for block in self.blocks:
-            if not isinstance(block, RecomputedBlock | RelabelledBlock):
+            if not isinstance(block, READING_THE_GRAPH):
                 block.add_transposed_(by_dtype[block.dtype], alpha)
         for parameter, part in parts:
             parameter.add_(part, alpha=alpha)

@@ -1,7 +1,7 @@
 """From residuals to their Jacobian: how parameters enter, where the samples are, and which rules follow from both."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -78,9 +78,9 @@ class Linearizer:
         blocks: list[Block] = []
         if generic:
             blocks += generic_blocks(residuals, list(generic), rows, traced.vectorisable, memory)
-        if self._once:
-            memory = RowMemory(0)  # the structured rules form anew, at little cost, whatever is needed again
-        step = self._taken(residuals, served, derived, rows, memory, traced.vectorisable)
+        # Once: the structured rules form anew, at little cost, whatever is needed again.
+        begun = partial(Blocks, served, derived, rows, 0 if self._once else memory.left, self._choose, self._last_rows)
+        step = self._taken(residuals, served, begun, rows, traced.vectorisable)
         blocks += step.made(traced.vectorisable)
         return Jacobian(blocks, rows, generic, residuals.detach(), step.chosen)
 
@@ -88,14 +88,12 @@ class Linearizer:
         self,
         residuals: Tensor,
         served: Sequence[tuple[Use, Layout]],
-        derived: Derived,
+        begun: Callable[[], Blocks],
         rows: Rows,
-        memory: RowMemory,
         vectorise: bool,
     ) -> Blocks:
         """The step's blocks, once they have taken the cotangents of all uses."""
-        begun = partial(Blocks, served, derived, rows, choose=self._choose, last_rows=self._last_rows)
-        step = begun(RowMemory(memory.left))
+        step = begun()
         if not served:
             return step
         if self._on_the_way and rows.outputs == 1 and step.forms_rows and residuals.device.type == "cpu":
@@ -104,7 +102,7 @@ class Linearizer:
                 return step
             except CheckpointError:  # what is checkpointed can be looked at once in a pass
                 self._on_the_way = False
-                step = begun(memory)
+                step = begun()
         cotangents = self._cotangents(residuals, [use for use, _ in served], rows, vectorise)
         for (_, visit), cotangent in zip(step.visits(), cotangents, strict=True):
             visit(cotangent)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch.autograd.graph import Node
 
 from .rules import Layout, is_leaf
-from .rules.base import RESHAPING, Edge, saved
+from .rules.base import RESHAPING, Edge, from_front, saved
 
 __all__ = ["Place", "consumers_first", "places"]
 
@@ -235,8 +235,7 @@ def _dimensions(node: Node, names: Sequence[str], rank: int) -> list[int]:
         if value is None:
             return []
         dims += value if isinstance(value, Sequence) else [value]
-    dims = [dim - 2**64 if dim >= 2**63 else dim for dim in dims]  # some negative ones are stored as unsigned numbers
-    return [dim + rank if dim < 0 else dim for dim in dims]
+    return [from_front(dim, rank) for dim in dims]
 
 
 def _numbered(match: Match, *names: str) -> dict[str, Match]:

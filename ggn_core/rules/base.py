@@ -4,16 +4,16 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = [
-    "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Seen", "Use",
-    "as_real", "cut", "in_shape_of", "is_leaf", "layer_input", "leaf", "output_bytes", "output_shape",
-    "present", "saved", "widened",
+    "HALF", "RESHAPING", "WHOLE", "Block", "Edge", "Edges", "Layout", "Parameters", "Plan", "Rows", "Seen",
+    "SideBySide", "Use", "as_real", "cut", "from_front", "in_shape_of", "is_leaf", "layer_input", "leaf",
+    "output_bytes", "output_shape", "present", "saved", "summed", "widened",
 ]  # fmt: skip
 
 WHOLE = slice(None)  # of a parameter's leading dimension
@@ -102,6 +102,17 @@ def _cast(node: Node, parameter: Tensor | None) -> Tensor | None:
 def saved(node: Node, name: str) -> Any:
     """What autograd saved in a node for the backward pass: a tensor, or a plain argument."""
     return getattr(node, f"_saved_{name}")
+
+
+def from_front(index: int, size: int) -> int:
+    """A saved dimension or index, counted from the first; some negative ones are stored as unsigned numbers."""
+    index = index - 2**64 if index >= 2**63 else index
+    return index + size if index < 0 else index
+
+
+def summed(tensors: Sequence[Tensor]) -> Tensor:
+    """Of one tensor at least."""
+    return sum(tensors[1:], start=tensors[0])
 
 
 def widened(tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -291,3 +302,25 @@ class Block(Protocol):
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         """J u, of shape (o, n), for a direction u that holds a tensor of each parameter's shape."""
+
+
+OneBlock = TypeVar("OneBlock", bound=Block)
+
+
+class SideBySide(Generic[OneBlock]):
+    """A block made of others that have columns of their own: J Jᵀ is the sum of theirs.
+
+    Args:
+        blocks: Of one dtype.
+    """
+
+    def __init__(self, blocks: Sequence[OneBlock]):
+        self._blocks = blocks
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._blocks[0].dtype
+
+    def add_gram_(self, gram: Tensor) -> None:
+        for block in self._blocks:
+            block.add_gram_(gram)

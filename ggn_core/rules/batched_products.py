@@ -16,7 +16,20 @@ from torch.autograd.graph import GradientEdge, Node
 
 from ..choice import Chooser
 from . import elementwise, linear_blocks
-from .base import WHOLE, Edges, Layout, Parameters, Plan, Rows, layer_input, leaf, output_shape, saved
+from .base import (
+    WHOLE,
+    Edges,
+    Layout,
+    Parameters,
+    Plan,
+    Rows,
+    SideBySide,
+    layer_input,
+    leaf,
+    output_shape,
+    saved,
+    summed,
+)
 from .elementwise import ElementwiseUse
 
 __all__ = ["RECOGNISERS", "BatchedProductUse"]
@@ -73,7 +86,7 @@ class BatchedProductUse:
             left, right = (g, a) if self.on_left else (a, g)
             # (·, n, B, p or d, T) @ (·, n, B, T, d or p)
             shares.append(left.permute(0, 1, 3, 4, 2) @ right.permute(0, 1, 3, 2, 4))
-        return sum(shares[1:], start=shares[0])
+        return summed(shares)
 
     def only_weight(self, parameter: Tensor) -> bool:
         """Whether it is the product's weight, and not what is added as well."""
@@ -88,7 +101,7 @@ class BatchedProductUse:
         return layout.split(cotangent), layout.split(self.activation.unsqueeze(0))
 
 
-class BatchedBlock:
+class BatchedBlock(SideBySide[linear_blocks.LinearBlock]):
     """The Jacobian of the matrices of one weight, (B, ·, ·): blocks of linear layers, side by side.
 
     Args:
@@ -97,8 +110,8 @@ class BatchedBlock:
     """
 
     def __init__(self, weight: Tensor, blocks: Sequence[linear_blocks.LinearBlock]):
+        super().__init__(blocks)
         self._weight = weight
-        self._blocks = blocks
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -109,14 +122,6 @@ class BatchedBlock:
         flops, memory = sum(plan.flops for plan in plans), sum(plan.memory for plan in plans)
         why = f"{len(plans)} matrices, of each: {plans[0].why}"
         return [Plan(self.parameters, plans[0].rule, why, flops, memory)]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._blocks[0].dtype
-
-    def add_gram_(self, gram: Tensor) -> None:
-        for block in self._blocks:
-            block.add_gram_(gram)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         for block in self._blocks:
@@ -131,7 +136,7 @@ class BatchedBlock:
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         matrices = direction[self._weight]
         products = [block.product({block.weight: u}) for block, u in zip(self._blocks, matrices, strict=True)]
-        return sum(products[1:], start=products[0])
+        return summed(products)
 
 
 def block(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .base import WHOLE, Plan, as_real, cut, in_shape_of
+from .base import WHOLE, Plan, as_real, cut, in_shape_of, summed
 from .triangle import add_outer_
 
 __all__ = ["DenseBlock", "dense_blocks"]
@@ -56,13 +56,14 @@ class DenseBlock:
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         weights, parts = v.flatten(), []
         for matrix, parameters in self.matrices:
-            columns = torch.split(weights @ matrix, [_entries(p) for p in parameters])
+            columns = torch.split(weights @ matrix, [as_real(p).numel() for p in parameters])
             parts += [(p, in_shape_of(p, part)) for p, part in zip(parameters, columns, strict=True)]
         return parts
 
     def explicit_rows(self, parameter: Tensor, part: slice = WHOLE) -> Tensor:
         for matrix, parameters in self.matrices:
-            for p, columns in zip(parameters, torch.split(matrix, [_entries(p) for p in parameters], 1), strict=True):
+            parts = torch.split(matrix, [as_real(p).numel() for p in parameters], 1)
+            for p, columns in zip(parameters, parts, strict=True):
                 if p is parameter:
                     return cut(columns.view(*self.rows, *as_real(p).shape), part)
         raise KeyError(parameter)
@@ -72,7 +73,7 @@ class DenseBlock:
             matrix @ torch.cat([as_real(direction[p]).to(self.dtype).reshape(-1) for p in parameters])
             for matrix, parameters in self.matrices
         ]
-        return sum(products[1:], start=products[0]).view(self.rows)
+        return summed(products).view(self.rows)
 
     def add_transposed_(self, v: Tensor, alpha: float) -> None:
         parameters, parts = zip(*self.transposed(v), strict=True)
@@ -86,7 +87,3 @@ def dense_blocks(parameters: Sequence[Tensor], jacobian: Sequence[Tensor]) -> li
         dtype = as_real(parameter).dtype
         by_dtype.setdefault(dtype, []).append((parameter, as_real(rows).to(dtype)))
     return [DenseBlock([p for p, _ in pairs], [rows for _, rows in pairs]) for pairs in by_dtype.values()]
-
-
-def _entries(parameter: Tensor) -> int:
-    return as_real(parameter).numel()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .base import RESHAPING, WHOLE, Edge, Edges, Layout, Parameters, leaf, output_shape, saved
+from .base import RESHAPING, WHOLE, Edge, Edges, Layout, Parameters, leaf, output_shape, saved, summed
 
 __all__ = ["RECOGNISERS", "ElementwiseUse", "shift"]
 
@@ -81,7 +81,7 @@ class ElementwiseUse:
 
     def jacobian_rows(self, parameter: Tensor, cotangent: Tensor, layout: Layout, part: slice = WHOLE) -> Tensor:
         rows = [self._rows(term, cotangent, layout, part) for term in self.terms if term.parameter is parameter]
-        return sum(rows[1:], start=rows[0])
+        return summed(rows)
 
     def _rows(self, term: Term, cotangent: Tensor, layout: Layout, part: slice) -> Tensor:
         factor = term.factor()

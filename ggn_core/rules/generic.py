@@ -29,8 +29,6 @@ def generic_blocks(
         gradients = in_portions(residuals, parameters, basis, vectorise, part)
         return [torch.unflatten(gradient, 0, (rows.outputs, rows.samples)) for gradient in gradients]
 
-    kept = memory.kept(parameters, rows)
+    kept, others = memory.divided(parameters, rows)
     blocks: list[Block] = [*dense_blocks(kept, form(kept, WHOLE))] if kept else []
-    others = set(parameters).difference(kept)
-    groups = grouped([p for p in parameters if p in others], rows.total)
-    return blocks + [RecomputedBlock(group, form, rows) for group in groups]
+    return blocks + [RecomputedBlock(group, form, rows) for group in grouped(others, rows.total)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..choice import COUNTED, Choice, Chooser
-from .base import WHOLE, Block, Layout, Plan, Rows, cut
+from .base import WHOLE, Block, Layout, Plan, Rows, cut, summed
 from .dense import DenseBlock
 from .factored_gram import WAYS, AddGram, add_vectors_
 from .linear import LinearUse
@@ -217,8 +217,8 @@ def blocks(
             made.append(block([factors(*use, flipped) for use in mine], weight, bias, flipped, rows, choose))
     for bias, indices in of_bias.items():
         if bias not in paired:
-            summed = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
-            made.append(DenseBlock([bias], [sum(summed[1:], start=summed[0])]))
+            parts = [layout.split(g).sum(2) for _, g, layout in (uses[i] for i in indices)]  # (o, n, p) each
+            made.append(DenseBlock([bias], [summed(parts)]))
     return made
 
 

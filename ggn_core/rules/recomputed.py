@@ -33,15 +33,15 @@ class RowMemory:
     def __init__(self, nbytes: float):
         self.left = nbytes
 
-    def kept(self, parameters: Iterable[Tensor], rows: Rows) -> list[Tensor]:
-        """Those of the parameters whose rows are to be kept, the smallest first; in the order given."""
+    def divided(self, parameters: Iterable[Tensor], rows: Rows) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters whose rows are to be kept, the smallest first, and the others; each in the order given."""
         parameters = list(parameters)
         kept = set()
         for parameter in sorted(parameters, key=lambda p: p.nbytes):
             if rows.total * parameter.nbytes <= self.left:
                 self.left -= rows.total * parameter.nbytes
                 kept.add(parameter)
-        return [p for p in parameters if p in kept]
+        return [p for p in parameters if p in kept], [p for p in parameters if p not in kept]
 
 
 class RecomputedBlock:

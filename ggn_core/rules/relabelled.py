@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from ..backward import in_portions
-from .base import RESHAPING, WHOLE, Block, Edge, Plan, is_leaf, saved
+from ..backward import rows_pulled_back
+from .base import RESHAPING, WHOLE, Block, Edge, Plan, SideBySide, from_front, is_leaf, saved, summed
 
 __all__ = ["RelabelledBlock", "Relabelling", "apart", "relabelling"]
 
@@ -44,9 +44,8 @@ class Relabelling:
 
     def rows_put_back(self, rows: Tensor, part: slice) -> Tensor:
         """(o, n, *w.shape) -> (o, n, *θ.shape), the leading dimension of θ cut to ``part``."""
-        cotangents = rows.flatten(0, 1) / self.scale
-        (columns,) = in_portions(self.edge, [self.parameter], cotangents, vectorise=True, part=part)
-        return torch.unflatten(columns, 0, rows.shape[:2])
+        (columns,) = rows_pulled_back(self.edge, [self.parameter], rows / self.scale, vectorise=True, part=part)
+        return columns
 
     def taken(self, direction: Tensor) -> Tensor:
         """R u, for u of θ's shape: what multiplies by c Rᵀ is linear, and its own backward pass multiplies by c R."""
@@ -67,7 +66,7 @@ class Relabelling:
         return GradientEdge(node, number)
 
 
-class RelabelledBlock:
+class RelabelledBlock(SideBySide[Block]):
     """The Jacobian of parameters of which layers use entries.
 
     Args:
@@ -76,7 +75,8 @@ class RelabelledBlock:
     """
 
     def __init__(self, blocks: Sequence[Block], labels: Mapping[Tensor, Relabelling]):
-        self._blocks, self._labels = blocks, labels
+        super().__init__(blocks)
+        self._labels = labels
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -85,14 +85,6 @@ class RelabelledBlock:
     def plans(self) -> list[Plan]:
         plans = [plan for block in self._blocks for plan in block.plans()]
         return [replace(plan, parameters=tuple(self._labels[w].parameter for w in plan.parameters)) for plan in plans]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._blocks[0].dtype
-
-    def add_gram_(self, gram: Tensor) -> None:
-        for block in self._blocks:
-            block.add_gram_(gram)
 
     def transposed(self, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         parts = [(self._labels[w], part) for block in self._blocks for w, part in block.transposed(v)]
@@ -112,14 +104,14 @@ class RelabelledBlock:
             for w in block.parameters
             if self._labels[w].parameter is parameter
         ]
-        return sum(shares[1:], start=shares[0])
+        return summed(shares)
 
     def product(self, direction: Mapping[Tensor, Tensor]) -> Tensor:
         products = []
         for block in self._blocks:
             labels = {w: self._labels[w] for w in block.parameters}
             products.append(block.product({w: label.taken(direction[label.parameter]) for w, label in labels.items()}))
-        return sum(products[1:], start=products[0])
+        return summed(products)
 
 
 def relabelling(edge: GradientEdge) -> Relabelling | None:
@@ -168,22 +160,16 @@ def _meet_nowhere(node: Node, other: Node) -> bool:
 
 def _selected(node: Node) -> tuple[int, range]:
     sizes = saved(node, "self_sym_sizes")
-    axis = _counted(saved(node, "dim"), len(sizes))
-    index = _counted(saved(node, "index"), sizes[axis])
+    axis = from_front(saved(node, "dim"), len(sizes))
+    index = from_front(saved(node, "index"), sizes[axis])
     return axis, range(index, index + 1)
 
 
 def _sliced(node: Node) -> tuple[int, range]:
     sizes = saved(node, "self_sym_sizes")
-    axis = _counted(saved(node, "dim"), len(sizes))
-    start, end = (_counted(saved(node, name), sizes[axis]) for name in ("start", "end"))
+    axis = from_front(saved(node, "dim"), len(sizes))
+    start, end = (from_front(saved(node, name), sizes[axis]) for name in ("start", "end"))
     return axis, range(start, end)
-
-
-def _counted(index: int, size: int) -> int:
-    """From the front; negative numbers, which count from the back, are stored as unsigned ones."""
-    index = index - 2**64 if index >= 2**63 else index
-    return index + size if index < 0 else index
 
 
 def _one(node: Node) -> float:

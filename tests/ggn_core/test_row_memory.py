@@ -79,9 +79,11 @@ def test_the_smallest_rows_are_kept_first() -> None:
     sizes = (5, 2, 3, 1)
     parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
     memory = RowMemory(4 * 2 * 7)  # seven columns of two rows
-    assert [len(p) for p in memory.kept(parameters, Rows(2, 1))] == [2, 3, 1]
+    kept, others = memory.divided(parameters, Rows(2, 1))
+    assert ([len(p) for p in kept], [len(p) for p in others]) == ([2, 3, 1], [5])
     assert memory.left == 4 * 2
-    assert [len(p) for p in memory.kept(parameters, Rows(1, 1))] == [1]
+    kept, _ = memory.divided(parameters, Rows(1, 1))
+    assert [len(p) for p in kept] == [1]
 
 
 @pytest.mark.parametrize("columns", [40, 250, 600], ids=["parts", "one-at-a-time", "groups"])
