@@ -175,3 +175,15 @@ def test_few_gradients_are_carried_at_once_where_one_is_large(monkeypatch: pytes
     monkeypatch.setattr(backward, "backward_passes", watched)
     assert relative_error(gram(model, x), dense_gram(model, x)) < 1e-10
     assert at_once == [3] * 10
+
+
+def test_rows_that_are_needed_once_are_kept_only_where_to_form_them_is_dear() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), Powers(24)).double()
+    outputs = model(torch.rand(5, 2, 8).double())
+    with torch.no_grad():
+        jacobian = Linearizer(once=True)(outputs, named_trainable(model))
+    kept = {p: not isinstance(block, RecomputedBlock) for block in jacobian.blocks for p in block.parameters}
+    assert {name: kept[p] for name, p in model.named_parameters()} == {
+        "0.weight": False, "0.bias": False, "2.first": True, "2.second": True, "2.third": True,
+        "2.mix.weight": True, "2.mix.bias": True,
+    }  # fmt: skip
